@@ -1,0 +1,1 @@
+"""Official checkpoints <-> ours: pure dict -> dict functions, one module per method."""

@@ -1,0 +1,1 @@
+"""The clip store, and one dataset and LightningDataModule per method."""

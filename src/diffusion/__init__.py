@@ -1,0 +1,1 @@
+"""What the diffusion methods share: schedules, losses and samplers."""

@@ -1,0 +1,29 @@
+"""The errors that a user can solve.
+
+The commands turn any `VisemeError` into one sentence on standard error and exit status 2 (`src.cli`); every other exception is a
+defect of ours and keeps its traceback. A message is one sentence: what is wrong, where, and what to do.
+"""
+
+
+class VisemeError(Exception):
+    """A problem that the user can solve; the message says what is wrong and what to do."""
+
+
+class MediaError(VisemeError):
+    """A video, sound or picture file that cannot be read or written."""
+
+
+class FaceError(VisemeError):
+    """No usable face, or the landmark model is missing."""
+
+
+class StoreError(VisemeError):
+    """A clip store that is missing, incomplete or of another layout."""
+
+
+class CheckpointError(VisemeError):
+    """A checkpoint that is missing, unsafe, or of another method."""
+
+
+class ConfigError(VisemeError):
+    """An override or a configuration value that cannot be used."""

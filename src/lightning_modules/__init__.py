@@ -1,0 +1,1 @@
+"""Losses, optimisers, averaging and logging: one module per trained stage."""

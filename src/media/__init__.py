@@ -1,0 +1,1 @@
+"""Video, sound and picture files: probe, read, resample, write."""

@@ -1,0 +1,1 @@
+"""Metrics of talking-head videos, torchmetrics style."""

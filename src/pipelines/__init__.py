@@ -1,0 +1,1 @@
+"""A face and what drives it -> a video: one pipeline per method."""
