@@ -1,7 +1,7 @@
-"""The frame of every command: Hydra composes the configuration, and a user's mistake ends in one sentence and exit status 2.
+"""The frame of every command: Hydra composes the configuration; a user's mistake ends in one sentence and exit status 2.
 
-Only problems that the user can solve become a sentence: `VisemeError` wherever it was raised, a mistyped override, a missing mandatory
-value. Any other exception is a defect of ours and keeps its traceback and exit status 1.
+Only problems that the user can solve become a sentence: `VisemeError` wherever it was raised, a mistyped override, a
+missing mandatory value. Any other exception is a defect of ours and keeps its traceback and exit status 1.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
-    """Decorator: turns `task(cfg)` into a command that reads `conf/<config_name>.yaml` and the overrides of the command line."""
+    """Decorator: `task(cfg)` becomes a command that reads `conf/<config_name>.yaml` and the command line."""
 
     def decorate(task: Callable[[DictConfig], object]) -> Callable[[], None]:
         @functools.wraps(task)
@@ -70,7 +70,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _exit_if_users(error: Exception) -> None:
-    """Leave with the sentence of the VisemeError or missing value behind `error`, if there is one (Hydra wraps what constructors raise)."""
+    """Leave with the sentence of the VisemeError or missing value behind `error` (Hydra wraps what constructors raise)."""
     for cause in _causes(error):
         if isinstance(cause, VisemeError):
             _exit(" ".join(str(cause).split()))
@@ -94,8 +94,8 @@ def _composition_sentence(error: Exception, config_name: str) -> str:
         known = known_keys(config_name)
         if key not in known:
             return f"there is no setting {key!r}{_closest(key, known)}; --help lists the settings."
-    if match := re.search(r"Error parsing override '(.*?)'\n(.*)", message):
-        return f"the override {match.group(1)!r} cannot be read: {match.group(2)}; quote values that hold special characters."
+    if isinstance(error, OverrideParseException):
+        return f"the override {error.override!r} cannot be read; quote values that hold special characters."
     return " ".join(message.split("\n\n")[0].split()) + " (--help lists the settings)."
 
 
@@ -105,7 +105,7 @@ def _closest(name: str, known: list[str]) -> str:
 
 
 def known_keys(config_name: str) -> list[str]:
-    """Dotted names of all settings of `conf/<config_name>.yaml`, with those that the group choices on the command line bring."""
+    """Dotted names of all settings of a command, with those that the group choices on the command line bring."""
     overrides = [a for a in sys.argv[1:] if re.fullmatch(r"[a-z_]+=[\w]+", a)]
     for chosen in (overrides, []):
         try:

@@ -1,0 +1,207 @@
+"""Checkpoints: safe loading of training checkpoints, release folders and converted weights, and the release format.
+
+Nothing is unpickled beyond tensors and plain values, and a `_target_` read back from a file must be a class of ours or one of the few
+library classes below, so a checkpoint of unknown origin cannot run anything.
+"""
+
+import hashlib
+import importlib
+import json
+import logging
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import hydra.utils
+import torch
+import yaml
+from omegaconf import OmegaConf
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from src.adapters.landmark_driven import load_diffusers_folder
+from src.errors import CheckpointError
+from src.media import atomic_path
+
+log = logging.getLogger(__name__)
+
+RECORD_KEY = "viseme"  # what this project adds to Lightning's checkpoint
+WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.yaml", "README.md"
+
+# Library classes that a configuration inside a checkpoint may name, beside the classes of `src`.
+ALLOWED_MODULES = ("diffusers.schedulers.", "torch.optim.")
+ALLOWED_FUNCTIONS = ("diffusers.optimization.get_scheduler",)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    `state_dict` are the averaged weights where the training kept an average and `weights="ema"` was asked for, else the last ones.
+    `config` holds the plain configuration groups of the training (`model`, `pipeline`, `datamodule`), empty where the file has none.
+    """
+
+    path: Path
+    method: str
+    state_dict: dict[str, Tensor] = field(repr=False)
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """File name and the first 12 digits of the sha256 of the weights: goes into the metadata of generated videos."""
+        return f"{self.path.name} {weights_sha256(self.state_dict)[:12]}"
+
+
+def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
+    """Sha256 over names and bytes of all tensors in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(state_dict):
+        digest.update(name.encode())
+        digest.update(state_dict[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load(path: str | Path, weights: Literal["ema", "last"] = "ema") -> Checkpoint:
+    """The checkpoint at `path`: a `.ckpt` of `train.py`, a release folder, a `.safetensors` of `tools/convert_checkpoint.py` or a
+    diffusers folder.
+
+    Raises CheckpointError when there is none, it is damaged, it holds more than tensors and plain values, or it is of no known layout.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: there is no such checkpoint.")
+    if path.is_dir():
+        return _load_folder(path)
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    return _load_lightning(path, weights)
+
+
+def method_of(path: str | Path) -> str:
+    """The slug of the method that the checkpoint at `path` belongs to; tensors stay on the disk."""
+    return load(path).method
+
+
+def load_pickled(path: Path) -> dict[str, Any]:
+    """`torch.load` that refuses everything but tensors and plain values; CheckpointError in one sentence otherwise."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors and plain values and was refused for safety; convert official files with "
+            "python tools/convert_checkpoint.py."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint; copy or download it again.") from error
+
+
+def _load_lightning(path: Path, weights: str) -> Checkpoint:
+    content = load_pickled(path)
+    record = content.get(RECORD_KEY) if isinstance(content, dict) else None
+    if record is None:
+        raise CheckpointError(
+            f"{path} was not written by train.py; convert weights of other origin with python tools/convert_checkpoint.py."
+        )
+    raw = weights == "last" and "current_model_state" in content
+    return Checkpoint(path, record["method"], content["current_model_state" if raw else "state_dict"], record["config"])
+
+
+def _load_folder(path: Path) -> Checkpoint:
+    if (path / WEIGHTS_FILE).exists():
+        return _load_safetensors(path / WEIGHTS_FILE)
+    if (path / "unet").is_dir():
+        net, state_dict, scheduler = load_diffusers_folder(path)
+        config = {"model": {"net": net, "noise_schedule": scheduler}}
+        return Checkpoint(path, "landmark_driven", {f"net.{k}": v for k, v in state_dict.items()}, config)
+    newest = max(path.rglob("last.ckpt"), key=lambda p: p.stat().st_mtime, default=None)
+    hint = f"; did you mean {newest}?" if newest else "."
+    raise CheckpointError(f"{path} is neither a release folder ({WEIGHTS_FILE}) nor a diffusers folder (unet/)" + hint)
+
+
+def _load_safetensors(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state_dict = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file; copy or download it again.") from error
+    if "method" not in metadata or "config" not in metadata:
+        raise CheckpointError(
+            f"{path} does not say which method it is of; make it with python tools/convert_checkpoint.py."
+        )
+    return Checkpoint(path, metadata["method"], state_dict, json.loads(metadata["config"]))
+
+
+def record(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What goes into a checkpoint beside the weights: plain values only, so that `weights_only=True` reads it."""
+    return {"method": method, "config": json.loads(json.dumps(config))}
+
+
+def save_safetensors(
+    path: Path, method: str, config: Mapping[str, Any], state_dict: Mapping[str, Tensor], **origin: str
+) -> None:
+    """Write weights with method and configuration in the metadata; atomic."""
+    metadata = {"format": "pt", "method": method, "config": json.dumps(config), **origin}
+    with atomic_path(path) as temporary:
+        save_file(
+            {k: v.detach().cpu().contiguous().clone() for k, v in state_dict.items()}, temporary, metadata=metadata
+        )
+
+
+def save_release(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write the release folder: `model.safetensors`, `config.yaml` and a model card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_safetensors(folder / WEIGHTS_FILE, checkpoint.method, checkpoint.config, checkpoint.state_dict)
+    (folder / CONFIG_FILE).write_text(
+        yaml.safe_dump({"method": checkpoint.method, **checkpoint.config}, sort_keys=False)
+    )
+    count = sum(t.numel() for t in checkpoint.state_dict.values())
+    (folder / CARD_FILE).write_text(
+        f"# {checkpoint.method}\n\n"
+        f"A {checkpoint.method} model trained with Viseme: {count:,} values, sha256 of the weights "
+        f"`{weights_sha256(checkpoint.state_dict)}`.\n\n"
+        "```\npython sample.py ckpt=THIS_FOLDER source=face.png driving=clip.mp4 out=talk.mp4\n```\n\n"
+        "Training data, intended use and limits: to be filled in by who publishes it. "
+        "Videos made with this model are synthetic and say so in their metadata; get the consent of the people shown.\n"
+    )
+
+
+def instantiate(config: Mapping[str, Any], **kwargs: Any) -> Any:
+    """Build the object that a configuration from a checkpoint describes, after `check_targets` has found it harmless."""
+    check_targets(config)
+    return hydra.utils.instantiate(OmegaConf.create(dict(config)), **kwargs)
+
+
+def check_targets(config: object) -> None:
+    """Raise CheckpointError when a configuration names a `_target_` outside `src` and the allow-list, or interpolates."""
+    if isinstance(config, Mapping):
+        if "_target_" in config:
+            _check_target(config["_target_"])
+        for value in config.values():
+            check_targets(value)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            check_targets(value)
+    elif isinstance(config, str) and "${" in config:
+        raise CheckpointError(
+            f"the checkpoint's configuration holds the interpolation {config!r}, which is refused for safety."
+        )
+
+
+def _check_target(target: object) -> None:
+    module, _, name = str(target).rpartition(".")
+    if target in ALLOWED_FUNCTIONS:
+        return
+    if module.startswith(("src.", *ALLOWED_MODULES)):
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ImportError:
+            found = None
+        # Defined there and a class: `src.cli.os.system` and functions with side effects are neither.
+        home = getattr(found, "__module__", "")
+        if isinstance(found, type) and home.startswith(("src.", *ALLOWED_MODULES)):
+            return
+    raise CheckpointError(f"the checkpoint's configuration wants to call {target!r}, which is refused for safety.")

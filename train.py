@@ -1,0 +1,83 @@
+"""Train one stage of a method: `python train.py experiment=landmark_driven_synthetic` (see --help)."""
+
+import logging
+from pathlib import Path
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from src.cli import command
+from src.errors import ConfigError
+from src.lightning_modules.record import RecordConfig
+
+log = logging.getLogger(__name__)
+
+# Two steps of a run whose size leaves the machine free: proves that an experiment composes, loads, trains and samples.
+DEBUG = {
+    "trainer": {"accelerator": "cpu", "devices": 1, "max_steps": 2, "max_epochs": -1, "limit_val_batches": 1},
+    "datamodule": {"batch_size": 2, "num_workers": 0},
+}
+
+
+@command("train")
+def main(cfg: DictConfig) -> float | None:
+    """Compose, instantiate, fit or validate."""
+    if cfg.model is None or cfg.datamodule is None:
+        raise ConfigError("nothing to train was chosen: give experiment=NAME (--help lists the experiments).")
+    if cfg.debug:
+        with open_dict(cfg):
+            cfg.merge_with(DEBUG)
+    if cfg.task not in ("fit", "validate"):
+        raise ConfigError(f"task={cfg.task}: choose fit or validate.")
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    resume = resume_path(cfg.ckpt_path, Path(cfg.logs) / cfg.name)
+
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    datamodule: pl.LightningDataModule = hydra.utils.instantiate(cfg.datamodule)
+    model: pl.LightningModule = hydra.utils.instantiate(cfg.model)
+    record = OmegaConf.create({k: cfg[k] for k in ("model", "pipeline", "datamodule")})
+    callbacks = [hydra.utils.instantiate(c) for c in (cfg.callbacks or {}).values() if c]
+    callbacks.append(RecordConfig(cfg.method, OmegaConf.to_container(record, resolve=True)))
+    trainer: pl.Trainer = hydra.utils.instantiate(
+        cfg.trainer, callbacks=callbacks, logger=[hydra.utils.instantiate(v) for v in (cfg.logger or {}).values() if v]
+    )
+    if cfg.compile:
+        for network in model.children():
+            network.compile()  # in place: the names of the weights do not change
+    if resume:
+        log.info("continuing from %s", resume)
+    if cfg.task == "validate":
+        trainer.validate(model, datamodule, ckpt_path=resume, weights_only=True)
+    else:
+        trainer.fit(model, datamodule, ckpt_path=resume, weights_only=True)
+        if trainer.is_global_zero:
+            log.info(
+                "trained %d steps; sample with: python sample.py ckpt=%s",
+                trainer.global_step,
+                folder / "checkpoints" / "last.ckpt",
+            )
+    value = trainer.callback_metrics.get(cfg.metric)
+    return value.item() if isinstance(value, torch.Tensor) else None
+
+
+def resume_path(choice: str | None, runs: Path) -> Path | None:
+    """The checkpoint that `ckpt_path` asks for: none, the newest `last.ckpt` below `runs`, or a file."""
+    if choice is None:
+        return None
+    if choice == "last":
+        found = sorted(runs.glob("**/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime)
+        if not found:
+            raise ConfigError(
+                f"ckpt_path=last: no run below {runs} has written a checkpoint yet; leave ckpt_path out to start anew."
+            )
+        return found[-1]
+    if not Path(choice).is_file():
+        raise ConfigError(f"ckpt_path={choice}: there is no such file; give a .ckpt, or last.")
+    return Path(choice)
+
+
+if __name__ == "__main__":
+    main()
