@@ -1,0 +1,596 @@
+"""The clip store: aligned talking-head clips on disk, the one input of every DataModule.
+
+Standard files only, so that everything opens in ordinary programs:
+
+    clips.csv                          one row per clip: the fields of `Clip`
+    video/<id>.mp4                     aligned crop, H.264, every frame a key frame, no sound
+    audio/<id>.wav                     16 kHz mono PCM16, exactly n_frames / fps seconds; absent if has_audio is false
+    landmarks/<id>.npy                 float32 (T, 478, 3), pixels of the crop, z in the same unit
+    landmarks/<id>.blendshapes.npy     float16 (T, 52)
+    landmarks/<id>.valid.npy           bool (T,), false where the landmarks are interpolated
+    landmarks/<id>.transforms.npy      float64 (T, 3, 3), source frame pixels -> crop pixels; absent for rendered clips
+    features/<encoder>/<id>.npy        one row (or window) per video frame
+    selection/<name>.csv               id, kept frame indices (src/datamodules/selection.py)
+    failures.csv                       what was rejected, and why
+    settings.json                      how the store was made: a run with other settings is refused
+
+Every file is written under a temporary name and renamed, and a clip's row is appended after its files: a run that is
+killed leaves no half clip behind.
+"""
+
+import dataclasses
+import fcntl
+import functools
+import json
+import os
+import re
+import wave
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+from jaxtyping import Bool, Float, Float16, Float32, Float64, Int64, UInt8
+
+from src.datamodules.selection import SELECTIONS
+from src.datamodules.tables import append_rows, cut_unfinished_line, read_rows, write_rows
+from src.errors import StoreError
+from src.media import Provenance, VideoReader, VideoWriter, atomic_path, write_wav
+
+SPLITS = ("train", "validation", "test")
+SAMPLE_RATE = 16_000
+N_LANDMARKS = 478
+N_BLENDSHAPES = 52
+SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}")  # a file name everywhere, and never "<id>.valid"
+OPEN_READERS = 16  # per process: a decord reader keeps a decoder and its buffers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One row of clips.csv, and the way to the clip's files.
+
+    Plain values only, so that a list of clips travels to DataLoader workers cheaply; readers open on first use, in the
+    process that uses them. Numbers that a clip does not have (the pose of a rendered head, say) are None.
+    """
+
+    root: Path
+    id: str
+    identity: str
+    split: str  # "train", "validation", "test", or "" while a run is not finished
+    n_frames: int
+    fps: float
+    height: int  # of the crop, pixels
+    width: int
+    has_audio: bool
+    source: str  # the recording, relative to the raw folder
+    start: float  # seconds into the recording
+    n_valid: int  # frames in which the detector found the face
+    source_fps: float | None = None
+    face_size: float | None = None  # median over frames of the longer side of the face's box, pixels of the source
+    yaw: float | None = None  # median head pose, degrees; positive: turned to image right
+    pitch: float | None = None  # positive: looking down
+    roll: float | None = None  # positive: clockwise in the image
+    mouth_range: float | None = None  # 95th minus 5th percentile of the mouth opening, in inter-ocular distances
+    av_offset: int | None = None  # frames by which the sound lags the mouth, where they correlate best
+    av_correlation: float | None = None  # that correlation
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the crop, in pixels."""
+        return self.height, self.width
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.n_frames / self.fps
+
+    @property
+    def video_path(self) -> Path:
+        """The aligned video, without sound."""
+        return self.root / "video" / f"{self.id}.mp4"
+
+    @property
+    def audio_path(self) -> Path:
+        """The sound; the file exists only where `has_audio` is true."""
+        return self.root / "audio" / f"{self.id}.wav"
+
+    def array_path(self, kind: str = "") -> Path:
+        """Path of an array beside the landmarks: "blendshapes", "valid", "transforms", or "" for the landmarks."""
+        return self.root / "landmarks" / (f"{self.id}.{kind}.npy" if kind else f"{self.id}.npy")
+
+    def frames(self, indices: Sequence[int] | Int64[np.ndarray, "t"] | None = None) -> UInt8[np.ndarray, "t h w 3"]:
+        """Frames in RGB at the given indices (default: all of them), in the given order."""
+        reader = _open_video(self.video_path, os.getpid())
+        if len(reader) != self.n_frames:
+            raise StoreError(
+                f"{self.video_path} has {len(reader)} frames but {self.root / 'clips.csv'} says {self.n_frames}: "
+                "prepare the store again."
+            )
+        return reader.read(range(self.n_frames) if indices is None else indices)
+
+    @property
+    def landmarks(self) -> Float32[np.ndarray, "t 478 3"]:
+        """Face points in pixels of the crop, z in the same unit; memory-mapped, read-only."""
+        return self._array("", (N_LANDMARKS, 3))
+
+    @property
+    def blendshapes(self) -> Float16[np.ndarray, "t 52"]:
+        """MediaPipe's blendshape scores in [0, 1]; memory-mapped, read-only."""
+        return self._array("blendshapes", (N_BLENDSHAPES,))
+
+    @property
+    def valid(self) -> Bool[np.ndarray, "t"]:
+        """True where the detector found the face; elsewhere the landmarks are interpolated."""
+        return self._array("valid", ())
+
+    @property
+    def transforms(self) -> Float64[np.ndarray, "t 3 3"]:
+        """Source frame pixels -> crop pixels; the inverse pastes a result back. StoreError for rendered clips."""
+        return self._array("transforms", (3, 3))
+
+    def audio(self, start_frame: int = 0, n_frames: int | None = None) -> Float32[np.ndarray, "s"]:
+        """Sound of `n_frames` video frames from `start_frame` on (default: to the end), 16 kHz mono in [-1, 1].
+
+        Raises:
+            StoreError: the clip has no sound.
+            IndexError: the range leaves the clip.
+        """
+        if not self.has_audio:
+            raise StoreError(f"Clip {self.id} of {self.root} has no sound: leave out clips with has_audio=false.")
+        stop_frame = self.n_frames if n_frames is None else start_frame + n_frames
+        if not 0 <= start_frame <= stop_frame <= self.n_frames:
+            raise IndexError(f"frames {start_frame}..{stop_frame} of clip {self.id}, which has {self.n_frames}")
+        start, stop = samples_of(start_frame, self.fps), samples_of(stop_frame, self.fps)
+        try:
+            with wave.open(str(self.audio_path), "rb") as file:
+                file.setpos(start)
+                pcm = np.frombuffer(file.readframes(stop - start), np.int16)
+        except (OSError, EOFError, wave.Error) as error:
+            raise StoreError(f"{self.audio_path} cannot be read ({error}): prepare the store again.") from error
+        return pcm.astype(np.float32) / 32768
+
+    def selection(self, name: str) -> Int64[np.ndarray, "n"]:
+        """Indices of the frames that the rule `name` keeps (`selection/<name>.csv`)."""
+        selections = _read_selection(self.root / "selection" / f"{name}.csv")
+        if self.id not in selections:
+            raise StoreError(f"{self.root}/selection/{name}.csv lacks clip {self.id}: run tools/preprocess.py again.")
+        return selections[self.id]
+
+    def features(self, encoder: str) -> np.ndarray:
+        """Speech features of `encoder`, one row or window per video frame; memory-mapped, read-only."""
+        path = self.root / "features" / encoder / f"{self.id}.npy"
+        if not path.is_file():
+            raise StoreError(f"{path} is missing: extract the {encoder} features of this store first.")
+        return _open_array(path)
+
+    def row(self) -> dict[str, str]:
+        """The clip as a row of clips.csv."""
+        return {name: _to_cell(getattr(self, name)) for name in COLUMNS}
+
+    @classmethod
+    def from_row(cls, root: Path, row: Mapping[str, str]) -> Self:
+        """The clip of a row of `root`/clips.csv; ValueError where a cell does not parse."""
+        return cls(root=root, **{name: parse(row[name]) for name, parse in COLUMNS.items()})
+
+    def _array(self, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+        path = self.array_path(kind)
+        try:
+            array = _open_array(path)
+        except FileNotFoundError as error:
+            raise StoreError(f"{path} is missing: clip {self.id} has no {kind or 'landmarks'}.") from error
+        if array.shape != (self.n_frames, *shape):
+            raise StoreError(
+                f"{path} has shape {array.shape}, expected {(self.n_frames, *shape)}: prepare the store again."
+            )
+        return array
+
+
+def _optional_float(cell: str) -> float | None:
+    return float(cell) if cell else None
+
+
+def _optional_int(cell: str) -> int | None:
+    return int(cell) if cell else None
+
+
+def _bool(cell: str) -> bool:
+    return {"true": True, "false": False}[cell]
+
+
+def _to_cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return format(value, ".6g") if isinstance(value, float) else str(value)
+
+
+_PARSERS: dict[Any, Any] = {
+    str: str,
+    int: int,
+    float: float,
+    bool: _bool,
+    float | None: _optional_float,
+    int | None: _optional_int,
+}
+COLUMNS = {field.name: _PARSERS[field.type] for field in dataclasses.fields(Clip) if field.name != "root"}
+FAILURE_COLUMNS = ("source", "start", "end", "reason")
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A recording, or a part of one, that gave no clip."""
+
+    source: str
+    reason: str  # one sentence that a person can act on
+    start: float | None = None  # seconds; None: the whole recording
+    end: float | None = None
+
+
+def samples_of(frame: int, fps: float) -> int:
+    """Index of the first sound sample of video frame `frame`."""
+    return round(frame * SAMPLE_RATE / fps)
+
+
+class ClipStore:
+    """The clips of a store, or of one of its splits, in the order of clips.csv.
+
+    Args:
+        root: folder that tools/preprocess.py or tools/make_synthetic.py wrote.
+        split: "train", "validation" or "test"; None for all clips.
+
+    Raises:
+        StoreError: no store there, damaged clips.csv, missing files (counted in one message), or no clip in the split.
+    """
+
+    def __init__(self, root: Path | str, split: str | None = None) -> None:
+        self.root = Path(root)
+        if split is not None and split not in SPLITS:
+            raise StoreError(f"There is no split {split!r}: choose one of {', '.join(SPLITS)}.")
+        everything = read_clips(self.root)
+        self.split_sizes = Counter(clip.split for clip in everything)
+        self.clips = [clip for clip in everything if split is None or clip.split == split]
+        if not self.clips:
+            counts = (
+                ", ".join(f"{name or 'no split'}: {n}" for name, n in sorted(self.split_sizes.items())) or "none at all"
+            )
+            wanted = f"no clips of split {split!r}" if split else "no clips"
+            raise StoreError(
+                f"{self.root} has {wanted} (clips per split: {counts}): prepare more data or another split."
+            )
+        _require_files(self.root, self.clips)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __iter__(self) -> Iterator[Clip]:
+        return iter(self.clips)
+
+    def __getitem__(self, index: int) -> Clip:
+        return self.clips[index]
+
+    @property
+    def identities(self) -> list[str]:
+        """The people in these clips, sorted."""
+        return sorted({clip.identity for clip in self.clips})
+
+    def verify(self) -> None:
+        """Open every file of every clip and compare its length with clips.csv; StoreError at the first that differs."""
+        for clip in self.clips:
+            clip.frames([])
+            assert len(clip.landmarks) == len(clip.blendshapes) == len(clip.valid) == clip.n_frames
+            if clip.has_audio and len(clip.audio()) != samples_of(clip.n_frames, clip.fps):
+                raise StoreError(f"{clip.audio_path} is shorter than its video: prepare the store again.")
+
+
+def read_clips(root: Path) -> list[Clip]:
+    """All clips of `root`/clips.csv, finished or not; StoreError where there is none or it cannot be read."""
+    path = root / "clips.csv"
+    if not path.is_file():
+        raise StoreError(
+            f"{root} is no clip store (there is no {path}): "
+            "prepare one with tools/preprocess.py or tools/make_synthetic.py."
+        )
+    rows = read_rows(path)
+    if missing := [name for name in COLUMNS if rows and rows[0].get(name) is None]:
+        raise StoreError(f"{path} lacks the column {missing[0]!r}: prepare the store again with this version.")
+    try:
+        return [Clip.from_row(root, row) for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is damaged ({error}): prepare the store again.") from error
+
+
+def write_clip(
+    root: Path,
+    id: str,
+    identity: str,
+    frames: Iterable[UInt8[np.ndarray, "..."]],
+    landmarks: Float[np.ndarray, "t 478 3"],
+    blendshapes: Float[np.ndarray, "t 52"],
+    *,
+    audio: Float32[np.ndarray, "s"] | None = None,
+    valid: Bool[np.ndarray, "t"] | None = None,
+    transforms: Float64[np.ndarray, "t 3 3"] | None = None,
+    fps: float = 25.0,
+    split: str = "",
+    source: str = "",
+    start: float = 0.0,
+    crf: int = 18,
+    provenance: Provenance | None = None,
+    **measures: Any,
+) -> Clip:
+    """Write the files of one clip, but not its row: any process may do this, one process appends the rows.
+
+    Args:
+        frames: RGB frames (h, w, 3) or runs of frames (t, h, w, 3), in all as many as landmarks; consumed once.
+        audio: 16 kHz mono; cut, or padded with silence, to exactly the length of the video. None: a clip without sound.
+        valid: True where the landmarks were detected, not interpolated. Default: everywhere.
+        measures: the optional fields of `Clip`, for example `yaw`.
+
+    Raises:
+        StoreError: an id that is no safe file name, an unknown split, or lengths that do not agree.
+    """
+    if not SAFE_ID.fullmatch(id):
+        raise StoreError(f"{id!r} cannot be the id of a clip: use letters, digits, '_' and '-' only.")
+    if split and split not in SPLITS:
+        raise StoreError(f"There is no split {split!r} (clip {id}): choose one of {', '.join(SPLITS)}.")
+    n_frames = len(landmarks)
+    valid = np.ones(n_frames, bool) if valid is None else np.asarray(valid, bool)
+    arrays = {
+        "": np.asarray(landmarks, np.float32),
+        "blendshapes": np.asarray(blendshapes, np.float16),
+        "valid": valid,
+        "transforms": None if transforms is None else np.asarray(transforms, np.float64),
+    }
+    if n_frames == 0 or any(array is not None and len(array) != n_frames for array in arrays.values()):
+        lengths = {kind or "landmarks": len(array) for kind, array in arrays.items() if array is not None}
+        raise StoreError(f"The arrays of clip {id} differ in length or are empty: {lengths}.")
+
+    clip = Clip(
+        root=root,
+        id=id,
+        identity=identity,
+        split=split,
+        n_frames=n_frames,
+        fps=float(fps),
+        height=0,
+        width=0,
+        has_audio=audio is not None,
+        source=source,
+        start=float(start),
+        n_valid=int(valid.sum()),
+        **measures,
+    )
+    for path in (clip.video_path, clip.audio_path, clip.array_path()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = _write_frames(clip, frames, crf, provenance)
+    for kind, array in arrays.items():
+        if array is not None:
+            _save_array(clip.array_path(kind), array)
+    if audio is not None:
+        write_wav(clip.audio_path, _fit(audio, samples_of(n_frames, fps)), SAMPLE_RATE)
+    _open_video.cache_clear()  # the same id may have been open from an earlier run in this process
+    _open_array.cache_clear()
+    return dataclasses.replace(clip, height=height, width=width)
+
+
+class StoreWriter:
+    """Writes a clip store; resumes one that was interrupted.
+
+        with StoreWriter(root, settings={"size": 128, "seed": 0}) as writer:
+            for id in ids:
+                if id not in writer:
+                    writer.add(id, identity, frames, landmarks, blendshapes, audio=audio, split="train")
+            writer.finish()
+
+    Only one writer at a time holds a store; several processes may `write_clip` into it and hand the clips to that one.
+
+    Args:
+        root: created where missing.
+        size: edge, or (height, width), of the crops in pixels; other frames are refused. None: any size.
+        settings: plain values that determine the contents; a store that was made with others is refused.
+        provenance: stamped into the videos' containers (rendered clips).
+
+    Raises:
+        StoreError: `root` cannot be written, is in use, or was made with other settings.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        size: int | tuple[int, int] | None = None,
+        *,
+        fps: float = 25.0,
+        settings: Mapping[str, Any] | None = None,
+        provenance: Provenance | None = None,
+    ) -> None:
+        self.root = Path(root)
+        self.size = (size, size) if isinstance(size, int) else size
+        self.fps = fps
+        self.provenance = provenance
+        self._lock = _lock(self.root)
+        try:
+            _require_settings(self.root, settings or {})
+            self._clips = {clip.id: clip for clip in self._recover()}
+        except StoreError:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the store free for other writers."""
+        self._lock.close()
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._clips
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    @property
+    def clips(self) -> list[Clip]:
+        """The clips whose rows are written, in order of arrival."""
+        return list(self._clips.values())
+
+    def add(
+        self,
+        id: str,
+        identity: str,
+        frames: Iterable[UInt8[np.ndarray, "..."]],
+        landmarks: Float[np.ndarray, "t 478 3"],
+        blendshapes: Float[np.ndarray, "t 52"],
+        **options: Any,
+    ) -> Clip:
+        """Write a clip's files, then its row; arguments as for `write_clip`."""
+        options = {"fps": self.fps, "provenance": self.provenance, **options}
+        clip = write_clip(self.root, id, identity, frames, landmarks, blendshapes, **options)
+        self.append([clip])
+        return clip
+
+    def append(self, clips: Sequence[Clip]) -> None:
+        """Append the rows of clips whose files are written; all of them or, if the machine stops, none."""
+        for clip in clips:
+            if clip.id in self._clips:
+                raise StoreError(f"{self.root} already has a clip {clip.id}: ids are unique.")
+            if self.size and clip.size != self.size:
+                raise StoreError(
+                    f"Clip {clip.id} is {clip.height}x{clip.width}, the store {self.size[0]}x{self.size[1]}."
+                )
+        append_rows(self.root / "clips.csv", tuple(COLUMNS), [clip.row() for clip in clips])
+        self._clips.update((clip.id, clip) for clip in clips)
+
+    def replace(self, clips: Iterable[Clip]) -> None:
+        """Rewrite clips.csv with exactly these rows, sorted by id."""
+        self._clips = {clip.id: clip for clip in sorted(clips, key=lambda clip: clip.id)}
+        write_rows(self.root / "clips.csv", tuple(COLUMNS), [clip.row() for clip in self._clips.values()])
+
+    def finish(self) -> None:
+        """Sort clips.csv by id and write the selection indexes."""
+        self.replace(self._clips.values())
+        for name, rule in SELECTIONS.items():
+            rows = [
+                {"id": clip.id, "frames": " ".join(map(str, rule(clip.n_frames, clip.split)))} for clip in self.clips
+            ]
+            write_rows(self.root / "selection" / f"{name}.csv", ("id", "frames"), rows)
+        _read_selection.cache_clear()
+
+    def _recover(self) -> list[Clip]:
+        """Clips of an earlier run; an unfinished last line (the machine stopped while writing) is cut off first."""
+        path = self.root / "clips.csv"
+        if not path.is_file():
+            return []
+        cut_unfinished_line(path)
+        return read_clips(self.root)
+
+
+def _write_frames(clip: Clip, frames: Iterable[np.ndarray], crf: int, provenance: Provenance | None) -> tuple[int, int]:
+    """Write the video and return its (height, width); StoreError unless there are exactly `clip.n_frames` frames."""
+    n_written, shape = 0, (0, 0)
+    with VideoWriter(clip.video_path, clip.fps, all_keyframes=True, crf=crf, provenance=provenance) as video:
+        for run in frames:
+            video.write(run)
+            n_written += 1 if run.ndim == 3 else len(run)
+            shape = run.shape[-3:-1]
+        if n_written != clip.n_frames:
+            raise StoreError(f"Clip {clip.id} has {n_written} frames but landmarks of {clip.n_frames}.")
+    return shape[0], shape[1]
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def _fit(audio: Float32[np.ndarray, "s"], n_samples: int) -> Float32[np.ndarray, "n"]:
+    """Sound cut, or padded with silence, to `n_samples`."""
+    return np.pad(audio[:n_samples], (0, max(0, n_samples - len(audio))))
+
+
+def _require_files(root: Path, clips: Sequence[Clip]) -> None:
+    """StoreError that counts all missing files and names the first."""
+    present = {
+        folder: {path.name for path in (root / folder).iterdir()} if (root / folder).is_dir() else set()
+        for folder in ("video", "audio", "landmarks")
+    }  # three listings instead of five look-ups per clip
+    missing = [
+        path
+        for clip in clips
+        for path in (clip.video_path, clip.array_path(), clip.array_path("blendshapes"), clip.array_path("valid"))
+        + ((clip.audio_path,) if clip.has_audio else ())
+        if path.name not in present[path.parent.name]
+    ]
+    if missing:
+        raise StoreError(
+            f"{root} lacks {len(missing)} files of its {len(clips)} clips (first: {missing[0]}): "
+            "copy the whole folder, or delete it and prepare it again."
+        )
+
+
+def _require_settings(root: Path, settings: Mapping[str, Any]) -> None:
+    """Note how the store is made, or compare with how it was made; StoreError names the first difference."""
+    path = root / "settings.json"
+    wanted = json.loads(json.dumps(settings, default=str))
+    if not path.is_file():
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n")
+        return
+    made_with = json.loads(path.read_text())
+    if made_with != wanted:
+        key, old, new = next(_differences(made_with, wanted))
+        raise StoreError(
+            f"{root} was made with {key}={old}, this run has {key}={new}: choose another root= or the old settings."
+        )
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        yield prefix.rstrip("."), old, new
+        return
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            yield from _differences(old.get(key), new.get(key), f"{prefix}{key}.")
+
+
+def _lock(root: Path) -> IO[bytes]:
+    """Hold `root` for one writer until the file is closed or the process ends, however it ends."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / ".lock").open("ab")
+    except OSError as error:
+        raise StoreError(f"{root} cannot be written ({error.strerror}): choose another root=.") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise StoreError(f"Another run is writing {root}: wait for it or choose another root=.") from error
+    except OSError:  # some network file systems have no locks; better to work there than to refuse
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_UN)
+    return lock
+
+
+@functools.lru_cache(OPEN_READERS)
+def _open_video(path: Path, pid: int) -> VideoReader:
+    """A reader of this process: one inherited through fork would share its file position with the parent."""
+    if not path.is_file():
+        raise StoreError(f"{path} is missing: prepare the store again.")
+    return VideoReader(path)
+
+
+@functools.lru_cache(4 * OPEN_READERS)
+def _open_array(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+@functools.lru_cache(8)
+def _read_selection(path: Path) -> dict[str, Int64[np.ndarray, "n"]]:
+    if not path.is_file():
+        raise StoreError(f"{path} is missing: run tools/preprocess.py again, it writes the selections at its end.")
+    return {row["id"]: np.array(row["frames"].split(), np.int64) for row in read_rows(path)}

@@ -1,0 +1,61 @@
+"""CSV tables that survive a killed process and a full disk: rows arrive whole or not at all."""
+
+import csv
+import errno
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from src.media import atomic_path
+
+
+def append_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
+    """Append rows to a CSV file (with its header if new) in one write that reaches the disk before this returns.
+
+    A write that fails half-way (disk full) is taken back.
+    """
+    if not rows:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab", buffering=0) as file:
+        end = file.tell()
+        payload = _to_csv(columns, rows, header=end == 0)
+        try:
+            if file.write(payload) != len(payload):
+                raise OSError(
+                    errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)
+                )  # a short write is how a full disk begins
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
+    """Write a CSV file as a whole, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(_to_csv(columns, rows, header=True))
+
+
+def cut_unfinished_line(path: Path) -> None:
+    """Drop what follows the last line break of a file that a stopped machine left behind."""
+    contents = path.read_bytes()
+    if contents and not contents.endswith(b"\n"):
+        os.truncate(path, contents.rfind(b"\n") + 1)
+
+
+def _to_csv(columns: Sequence[str], rows: Sequence[Mapping[str, str]], header: bool) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """All rows of a CSV file, by column name."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
