@@ -1,0 +1,77 @@
+"""Files that are either whole or absent, and errors of the file system in one sentence."""
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from src.errors import MediaError
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside `path`, of the same suffix: renamed to `path` on success, removed on failure.
+
+    Missing parent folders are created. A reader sees the old file or the new one, never half of it, also when the process is killed.
+
+    Raises:
+        MediaError: the folder cannot be written, or the disk (or the quota, or the file size limit) is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}")
+    try:
+        _claim(path, temporary)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        reason = os.strerror(error.errno).lower()
+        raise MediaError(f"Cannot finish {path}: {reason}; free some space or choose another folder.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _claim(path: Path, temporary: Path) -> None:
+    """Create the empty temporary file, so that a folder which cannot be written is found before any work is done."""
+    if path.is_dir():
+        raise MediaError(f"Cannot write {path}: it is a folder; give the name of a file.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        raise MediaError(
+            f"Cannot write {path}: {describe(error)}; choose another folder or change its permissions."
+        ) from error
+
+
+def check_readable(path: str | os.PathLike[str], kind: str) -> Path:
+    """`path` as a Path, if it is a file with something in it.
+
+    Args:
+        path: the file to read.
+        kind: what the file should be, for the message: "video", "sound" or "picture".
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise MediaError(f"{path} is a folder; give the {kind} file itself.")
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise MediaError(f"Cannot read the {kind} {path}: {describe(error)}; check the path.") from error
+    if size == 0:
+        raise MediaError(f"{path} is empty (0 bytes); copy or download the {kind} again.")
+    return path
+
+
+def describe(error: Exception) -> str:
+    """The reason of an error of the system or of FFmpeg, in lower case and without a full stop."""
+    code = getattr(error, "errno", None)
+    text = os.strerror(code) if code in errno.errorcode else getattr(error, "strerror", None) or str(error)
+    return text[:1].lower() + text[1:].rstrip(".")

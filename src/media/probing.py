@@ -1,0 +1,145 @@
+"""What a video file holds, read from its packets: sizes, rates, time stamps, sound."""
+
+import os
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from src.errors import MediaError
+from src.media.files import check_readable, describe
+
+# Containers that round time stamps to milliseconds make a constant rate look uneven by a few per cent; a dropped frame doubles an interval.
+UNEVEN = 0.25
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """The first video stream of a file, and its sound.
+
+    Attributes:
+        path: the file.
+        width: pixels, as displayed (after rotation).
+        height: pixels, as displayed (after rotation).
+        fps: average frames per second.
+        n_frames: number of frames that are shown, counted from the packets.
+        duration: seconds from the first frame's appearance to the end of the last.
+        rotation: degrees counter-clockwise by which the stored picture is turned for display: 0, 90, 180 or 270.
+        variable_rate: some frame lasts clearly longer or shorter than the others.
+        has_audio: there is a sound stream.
+        audio_rate: samples per second of the sound; 0 without sound.
+        codec: FFmpeg's name of the video codec, such as `h264`.
+    """
+
+    path: Path
+    width: int
+    height: int
+    fps: float
+    n_frames: int
+    duration: float
+    rotation: int
+    variable_rate: bool
+    has_audio: bool
+    audio_rate: int
+    codec: str
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """A video's description together with the time of each frame.
+
+    Attributes:
+        info: the description.
+        timestamps: seconds since the first frame, increasing; the frames in the order in which they are shown.
+    """
+
+    info: VideoInfo
+    timestamps: Float64[np.ndarray, " n"] = field(repr=False)
+
+
+def probe(path: str | os.PathLike[str]) -> VideoInfo:
+    """Describe the first video stream of `path`; reads all packets but decodes only the first frame.
+
+    Raises:
+        MediaError: the file is missing, empty, truncated, no video, or its first frames cannot be decoded.
+    """
+    return index_video(path).info
+
+
+def index_video(path: str | os.PathLike[str]) -> VideoIndex:
+    """Describe the first video stream of `path` and list the time stamps of its frames.
+
+    Raises:
+        MediaError: as `probe`.
+    """
+    path = check_readable(path, "video")
+    try:
+        with av.open(str(path), metadata_errors="ignore") as container:
+            stream = _video_stream(container, path)
+            pts, last, frame = _scan(container, stream)
+            if frame is None:
+                raise MediaError(f"No frame of {path} can be decoded; the file is damaged, copy or record it again.")
+            return _describe(path, container, stream, pts, last, frame)
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(
+            f"{path} is no video that FFmpeg can read ({describe(error)}); it may be truncated or of another type."
+        ) from error
+
+
+def _video_stream(container: Any, path: Path) -> Any:
+    # A cover picture of a song is stored as a video stream of one frame.
+    streams = [s for s in container.streams.video if not s.disposition & type(s.disposition).attached_pic]
+    if not streams:
+        raise MediaError(f"{path} has no video stream; give a video file, or use this one as sound.")
+    streams[0].thread_count = 1
+    return streams[0]
+
+
+def _scan(container: Any, stream: Any) -> tuple[Int64[np.ndarray, " n"], int, Any]:
+    """Sorted time stamps of the packets that are shown, the length of the last one, and the first decoded frame."""
+    pts: list[int] = []
+    lengths: list[int] = []
+    frame = None
+    for packet in container.demux(stream):
+        if frame is None:
+            frame = next(iter(packet.decode()), None)
+        if packet.size and not packet.is_discard:
+            stamp = packet.pts if packet.pts is not None else packet.dts
+            pts.append(len(pts) if stamp is None else stamp)
+            lengths.append(packet.duration or 0)
+    order = np.argsort(np.array(pts, dtype=np.int64), kind="stable")
+    return np.array(pts, dtype=np.int64)[order], lengths[order[-1]] if lengths else 0, frame
+
+
+def _describe(path: Path, container: Any, stream: Any, pts: np.ndarray, last: int, frame: Any) -> VideoIndex:
+    intervals = np.diff(pts)
+    usual = float(np.median(intervals)) if len(intervals) else 0.0
+    base = stream.time_base or Fraction(1, 1000)
+    announced = stream.average_rate or stream.guessed_rate or Fraction(25)
+    last = last or round(usual) or round(1 / (announced * base))
+    duration = float((int(pts[-1] - pts[0]) + last) * base)
+    variable = bool(len(intervals)) and float(np.abs(intervals - usual).max()) > UNEVEN * usual
+    fps = len(pts) / duration
+    if not variable and abs(float(announced) / fps - 1) < 0.005:
+        fps = float(announced)  # exact where the container rounds its time stamps
+    rotation = frame.rotation % 360
+    width, height = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
+    audio = container.streams.audio
+    info = VideoInfo(
+        path=path,
+        width=width,
+        height=height,
+        fps=fps,
+        n_frames=len(pts),
+        duration=duration,
+        rotation=rotation,
+        variable_rate=variable,
+        has_audio=bool(audio),
+        audio_rate=audio[0].rate or 0 if audio else 0,
+        codec=stream.codec_context.name,
+    )
+    return VideoIndex(info, (pts - pts[0]) * float(base))
