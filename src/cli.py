@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -51,14 +52,15 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
                 hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(guarded)()
             except (HydraException, OmegaConfBaseException) as error:
                 _exit_if_users(error)
-                _exit(_composition_sentence(error, config_name))
+                exit_with(_composition_sentence(error, config_name))
 
         return main
 
     return decorate
 
 
-def _exit(sentence: str) -> None:
+def exit_with(sentence: str) -> NoReturn:
+    """Say what is wrong on standard error and leave with status 2."""
     print(f"error: {sentence}", file=sys.stderr)  # noqa: T201
     sys.exit(USER_MISTAKE)
 
@@ -73,11 +75,11 @@ def _exit_if_users(error: Exception) -> None:
     """Leave with the sentence of the VisemeError or missing value behind `error` (Hydra wraps what constructors raise)."""
     for cause in _causes(error):
         if isinstance(cause, VisemeError):
-            _exit(" ".join(str(cause).split()))
+            exit_with(" ".join(str(cause).split()))
         if isinstance(cause, MissingMandatoryValue):
             key = re.search(r"(?:full_key: |key: |value: )([\w.]+)", str(cause))
             name = key.group(1) if key else "a value"
-            _exit(f"{name} has no value; give it on the command line: {name}=...")
+            exit_with(f"{name} has no value; give it on the command line: {name}=...")
 
 
 def _composition_sentence(error: Exception, config_name: str) -> str:
