@@ -44,7 +44,7 @@ SAMPLE_RATE = 16_000
 N_LANDMARKS = 478
 N_BLENDSHAPES = 52
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}")  # a file name everywhere, and never "<id>.valid"
-OPEN_READERS = 16  # per process: a decord reader keeps a decoder and its buffers
+OPEN_READERS = 32  # per process, of about 3 MB each
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,13 +102,8 @@ class Clip:
 
     def frames(self, indices: Sequence[int] | Int64[np.ndarray, "t"] | None = None) -> UInt8[np.ndarray, "t h w 3"]:
         """Frames in RGB at the given indices (default: all of them), in the given order."""
-        reader = _open_video(self.video_path, os.getpid())
-        if len(reader) != self.n_frames:
-            raise StoreError(
-                f"{self.video_path} has {len(reader)} frames but {self.root / 'clips.csv'} says {self.n_frames}: "
-                "prepare the store again."
-            )
-        return reader.read(range(self.n_frames) if indices is None else indices)
+        frames = self._video().read(range(self.n_frames) if indices is None else indices)
+        return frames[:, : self.height, : self.width]  # H.264 pads odd sizes by one pixel
 
     @property
     def landmarks(self) -> Float32[np.ndarray, "t 478 3"]:
@@ -173,6 +168,23 @@ class Clip:
     def from_row(cls, root: Path, row: Mapping[str, str]) -> Self:
         """The clip of a row of `root`/clips.csv; ValueError where a cell does not parse."""
         return cls(root=root, **{name: parse(row[name]) for name, parse in COLUMNS.items()})
+
+    def _video(self) -> VideoReader:
+        reader = _open_video(self.video_path, os.getpid())
+        if len(reader) != self.n_frames:
+            raise StoreError(
+                f"{self.video_path} has {len(reader)} frames but {self.root / 'clips.csv'} says {self.n_frames}: "
+                "prepare the store again."
+            )
+        return reader
+
+    def verify(self) -> None:
+        """Compare the lengths of all files with the clip's row; StoreError at the first that differs."""
+        self._video()
+        for array in (self.landmarks, self.blendshapes, self.valid):
+            assert len(array) == self.n_frames
+        if self.has_audio and len(self.audio()) != samples_of(self.n_frames, self.fps):
+            raise StoreError(f"{self.audio_path} is not as long as its video: prepare the store again.")
 
     def _array(self, kind: str, shape: tuple[int, ...]) -> np.ndarray:
         path = self.array_path(kind)
@@ -277,12 +289,9 @@ class ClipStore:
         return sorted({clip.identity for clip in self.clips})
 
     def verify(self) -> None:
-        """Open every file of every clip and compare its length with clips.csv; StoreError at the first that differs."""
+        """Compare the length of every file of every clip with clips.csv; StoreError at the first that differs."""
         for clip in self.clips:
-            clip.frames([])
-            assert len(clip.landmarks) == len(clip.blendshapes) == len(clip.valid) == clip.n_frames
-            if clip.has_audio and len(clip.audio()) != samples_of(clip.n_frames, clip.fps):
-                raise StoreError(f"{clip.audio_path} is shorter than its video: prepare the store again.")
+            clip.verify()
 
 
 def read_clips(root: Path) -> list[Clip]:
@@ -584,7 +593,7 @@ def _open_video(path: Path, pid: int) -> VideoReader:
     return VideoReader(path)
 
 
-@functools.lru_cache(4 * OPEN_READERS)
+@functools.lru_cache(8 * OPEN_READERS)
 def _open_array(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
