@@ -1,0 +1,99 @@
+"""From noise to samples with any of diffusers' schedulers."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+Denoiser = Callable[[Float[Tensor, "b c h w"], Shaped[Tensor, " b"]], Float[Tensor, "b c h w"]]
+"""Network output for noisy samples at their time steps."""
+
+StepCallback = Callable[[int, Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]], None]
+"""Sees the number of a step, the network's output and the sample after the step."""
+
+SchedulerFactory = Callable[..., SchedulerMixin]
+
+
+def sampler_for(schedule: SchedulerMixin, sampler: SchedulerFactory | None = None) -> SchedulerMixin:
+    """The scheduler that samples a model trained with `schedule`.
+
+    Args:
+        schedule: noise schedule of the training; lends betas and prediction type.
+        sampler: scheduler class, or a `functools.partial` of one whose keywords replace settings; None samples with `schedule` itself.
+    """
+    if sampler is None:
+        return schedule
+    kind, options = (sampler.func, sampler.keywords) if isinstance(sampler, partial) else (sampler, {})
+    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        raise TypeError(f"a sampler is one of diffusers' scheduler classes or a partial of one, not {sampler!r}")
+    return kind.from_config(schedule.config, **options)
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser,
+    noise: Float[Tensor, "b c h w"],
+    scheduler: SchedulerMixin,
+    steps: int,
+    *,
+    generators: Sequence[torch.Generator] | None = None,
+    eta: float = 0.0,
+    step_noise: Sequence[Float[Tensor, "b c h w"]] | None = None,
+    callback: StepCallback | None = None,
+) -> Float[Tensor, "b c h w"]:
+    """Samples that `denoiser` makes of `noise`; no argument is changed.
+
+    With diffusers' `DDIMScheduler` (clipped x_0, unclipped eps, leading time steps) this is, for r = 1000 // steps, t = (steps-1) r, ..., r, 0
+    and p = t - r  (equation 12, arXiv:2010.02502):
+
+        x_0 = clip((x_t - sqrt(1 - ab_t) eps) / sqrt(ab_t), -1, 1)
+        x_p = sqrt(ab_p) x_0 + sqrt(1 - ab_p - sigma^2) eps + sigma z,   sigma = eta sqrt((1 - ab_p) / (1 - ab_t)) sqrt(1 - ab_t / ab_p)
+
+    Args:
+        denoiser: the network with its condition.
+        noise: standard normal starting noise; its device is where the sampling runs.
+        scheduler: noise schedule and solver; a fresh copy is used, so its own state stays as it is.
+        steps: number of network evaluations (of a first-order solver).
+        generators: of the noise of stochastic steps, one per sample, so that the batch size changes nothing. Needed where steps are
+            random (eta > 0, ancestral solvers).
+        eta: 0 is deterministic, 1 as random as DDPM; DDIM only.
+        step_noise: given noise of every step instead of `generators`; DDIM and DPM-Solver only.
+        callback: called after every step.
+
+    Raises:
+        ValueError: the scheduler has no `eta` or takes no given noise.
+    """
+    scheduler = type(scheduler).from_config(scheduler.config)
+    scheduler.set_timesteps(steps)  # on the CPU: steps then never wait for the GPU
+    options = _step_options(scheduler, eta, generators)
+    if step_noise is not None and "variance_noise" not in inspect.signature(scheduler.step).parameters:
+        raise ValueError(f"{type(scheduler).__name__} draws its own step noise; give generators instead")
+    x = noise * scheduler.init_noise_sigma
+    for i, t in enumerate(scheduler.timesteps):
+        output = denoiser(scheduler.scale_model_input(x, t), t.to(x.device).expand(len(x))).to(x.dtype)
+        if step_noise is not None:
+            options["variance_noise"] = step_noise[i]
+        x = scheduler.step(output, t, x, **options, return_dict=False)[0]
+        if callback is not None:
+            callback(i, output, x)
+    return x
+
+
+def _step_options(
+    scheduler: SchedulerMixin, eta: float, generators: Sequence[torch.Generator] | None
+) -> dict[str, Any]:
+    """Keyword arguments that `scheduler.step` understands."""
+    understood = inspect.signature(scheduler.step).parameters
+    options: dict[str, Any] = {}
+    if "eta" in understood:
+        options["eta"] = eta
+    elif eta:
+        raise ValueError(f"eta={eta} is for DDIM; {type(scheduler).__name__} has no such setting")
+    if generators is not None and "generator" in understood:
+        options["generator"] = list(generators)
+    return options

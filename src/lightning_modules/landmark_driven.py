@@ -1,0 +1,212 @@
+"""Training of landmark_driven: a diffusion model of one frame, given a reference frame and two landmark pictures.
+
+Symbols: x_0 clean target frame, eps noise, t time step, x_t noisy frame, c condition.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from jaxtyping import Float, Int64, UInt8
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from src.diffusion.losses import denoising_loss
+from src.diffusion.noise import FrameNoise, NoiseMode, generators_from, randn_each
+from src.diffusion.pixels import to_signed, to_unit
+from src.diffusion.sampling import SchedulerFactory, StepCallback, sample, sampler_for
+from src.errors import ConfigError
+from src.lightning_modules.randomness import StepRandomness, seed_of
+from src.metrics.images import PSNR, SSIM
+
+log = logging.getLogger(__name__)
+
+CONDITION = ("reference", "target_landmarks", "reference_landmarks")  # order of the network's condition channels
+
+Batch = Mapping[str, Tensor]
+
+
+def stack_condition(batch: Mapping[str, UInt8[Tensor, "b 3 h w"]]) -> Float[Tensor, "b 9 h w"]:
+    """Reference frame, target landmark picture and reference landmark picture of a batch in [-1, 1], as the network takes them."""
+    return torch.cat([to_signed(batch[key]) for key in CONDITION], dim=1)
+
+
+class LandmarkDriven(pl.LightningModule):
+    """Learns to denoise the target frame; samples it with any of diffusers' schedulers.
+
+    Batches are those of `src.datamodules.landmark_driven`. Logged: `train/loss`; `val/loss` with the same noise and time steps in every
+    epoch, so that the curve shows the model and not the dice; `val/ssim` and `val/psnr` of sampled against real frames. Validation sees
+    the averaged weights where the EMA callback keeps them.
+
+    Args:
+        net: maps (x_t, c, t) to a prediction, e.g. `LandmarkDrivenUNet`.
+        noise_schedule: one of diffusers' schedulers: betas, prediction type and the sampler that the original uses (DDIM).
+        optimizer: partial, called with the parameters; only training needs it.
+        lr_scheduler: partial, called with `optimizer` and `num_training_steps` (optimiser steps); stepped after every optimiser step.
+        sampler: scheduler class or partial for sampling during validation; None: `noise_schedule` itself.
+        sample_steps: of that sampler.
+        eval_every_n_epochs: epochs between two evaluations of SSIM and PSNR, starting with the first; 0: never.
+        eval_frames: frames of the validation set that are sampled for them; None: all, as the original does.
+        seed: of the noise.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        noise_schedule: SchedulerMixin,
+        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        lr_scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
+        *,
+        sampler: SchedulerFactory | None = None,
+        sample_steps: int = 50,
+        eval_every_n_epochs: int = 5,
+        eval_frames: int | None = None,
+        seed: int = 42,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.noise_schedule = noise_schedule
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.sampler = sampler
+        self.sample_steps = sample_steps
+        self.eval_every_n_epochs = eval_every_n_epochs
+        self.eval_frames = eval_frames
+        self.seed = seed
+        self.val_loss = MeanMetric()
+        self.val_ssim = SSIM()
+        self.val_psnr = PSNR()
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """Number of noise levels."""
+        return self.noise_schedule.config.num_train_timesteps
+
+    def forward(
+        self, noisy: Float[Tensor, "b 3 h w"], condition: Float[Tensor, "b 9 h w"], timestep: Tensor
+    ) -> Float[Tensor, "b 3 h w"]:
+        """The network's prediction for x_t at t."""
+        return self.net(noisy, condition, timestep)
+
+    def loss(
+        self,
+        clean: Float[Tensor, "b 3 h w"],
+        condition: Float[Tensor, "b 9 h w"],
+        noise: Float[Tensor, "b 3 h w"],
+        timestep: Int64[Tensor, " b"],
+    ) -> Float[Tensor, ""]:
+        """Denoising loss of given noise at given time steps  (algorithm 1, arXiv:2006.11239)."""
+        noisy = self.noise_schedule.add_noise(clean, noise, timestep)
+        prediction = self(noisy, condition, timestep)
+        alphas_cumprod = self.noise_schedule.alphas_cumprod.to(clean.device)[timestep]
+        return denoising_loss(prediction, clean, noise, alphas_cumprod, self.noise_schedule.config.prediction_type)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        """Loss at random time steps, uniform over the noise levels."""
+        clean = to_signed(batch["target"])
+        randomness = StepRandomness(self, self.seed, batch_idx)
+        noise = randomness.normal(clean)
+        timestep = randomness.integers(self.num_train_timesteps, len(clean))
+        loss = self.loss(clean, stack_condition(batch), noise, timestep)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(clean))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """`val/loss`, and where it is due `val/ssim` and `val/psnr`."""
+        clean = to_signed(batch["target"])
+        generators = self._generators_of("val/loss", batch["index"])
+        timestep = torch.cat(
+            [torch.randint(self.num_train_timesteps, (1,), generator=g, device=self.device) for g in generators]
+        )
+        noise = randn_each(generators, clean.shape[1:])
+        self.val_loss.update(self.loss(clean, stack_condition(batch), noise, timestep), weight=len(clean))
+        self.log("val/loss", self.val_loss, prog_bar=True)
+        if self._evaluation_is_due():
+            self._evaluate(batch)
+
+    def _evaluate(self, batch: Batch) -> None:
+        """Compare sampled with real frames, for the rows that belong to the fixed subset."""
+        self.log("val/ssim", self.val_ssim, prog_bar=True)
+        self.log("val/psnr", self.val_psnr, prog_bar=True)
+        if self.eval_frames is not None:
+            chosen = batch["index"] < self.eval_frames
+            batch = {key: value[chosen] for key, value in batch.items()}
+        if len(batch["index"]) == 0:
+            return
+        condition = stack_condition(batch)
+        generators = self._generators_of("val/sample", batch["index"])
+        noise = randn_each(generators, (3, *condition.shape[-2:]))
+        generated = to_unit(self.denoise(condition, noise, generators=generators))
+        self.val_ssim.update(generated, batch["target"])
+        self.val_psnr.update(generated, batch["target"])
+
+    def _evaluation_is_due(self) -> bool:
+        trainer = self.trainer
+        if trainer.sanity_checking or not self.eval_every_n_epochs:
+            return False
+        return trainer.state.fn != TrainerFn.FITTING or self.current_epoch % self.eval_every_n_epochs == 0
+
+    def _generators_of(self, use: str, index: Int64[Tensor, " b"]) -> list[torch.Generator]:
+        """Generators that depend on the data set's row alone: not on the epoch, the batch size or the number of processes."""
+        return generators_from((seed_of(self.seed, use, i) for i in index.tolist()), self.device)
+
+    def denoise(
+        self,
+        condition: Float[Tensor, "b 9 h w"],
+        noise: Float[Tensor, "b 3 h w"],
+        *,
+        generators: Sequence[torch.Generator] | None = None,
+        sampler: SchedulerFactory | None = None,
+        steps: int | None = None,
+        eta: float = 0.0,
+        step_noise: Sequence[Tensor] | None = None,
+        callback: StepCallback | None = None,
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Frames in [-1, 1] from given starting noise; arguments as of `src.diffusion.sampling.sample`."""
+        frames = sample(
+            lambda x, t: self.net(x, condition, t),
+            noise,
+            sampler_for(self.noise_schedule, sampler or self.sampler),
+            steps or self.sample_steps,
+            generators=generators,
+            eta=eta,
+            step_noise=step_noise,
+            callback=callback,
+        )
+        return frames.clamp(-1, 1)
+
+    def sample(
+        self,
+        conditions: Mapping[str, UInt8[Tensor, "b 3 h w"]],
+        generator: torch.Generator,
+        *,
+        noise: NoiseMode = "random",
+        **options: Any,
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Frames in [-1, 1] for the given conditions, deterministic for the state of `generator`.
+
+        Args:
+            conditions: batch with `reference`, `target_landmarks` and `reference_landmarks`; other keys are ignored.
+            generator: of all noise; draws on its own device.
+            noise: independent starting noise per frame, or the same for all.
+            options: of `denoise`.
+        """
+        condition = stack_condition(conditions)
+        start, generators = FrameNoise((3, *condition.shape[-2:]), generator, noise).draw(len(condition))
+        return self.denoise(condition, start.to(condition.device), generators=generators, **options)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimiser, and the learning-rate schedule over all optimiser steps of the run."""
+        if self.optimizer is None:
+            raise ConfigError("model.optimizer has no value: training needs an optimiser, e.g. torch.optim.AdamW.")
+        optimizer = self.optimizer(self.parameters())
+        config: dict[str, Any] = {"optimizer": optimizer}
+        if self.lr_scheduler is not None:
+            total = self.trainer.estimated_stepping_batches
+            scheduler = self.lr_scheduler(optimizer=optimizer, num_training_steps=total)
+            config["lr_scheduler"] = {"scheduler": scheduler, "interval": "step"}
+        return config
