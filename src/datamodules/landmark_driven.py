@@ -125,17 +125,18 @@ class LandmarkDrivenDataset(Dataset):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, draw: int) -> Item:
-        """The item of a draw `epoch * len(self) + index`; only random references depend on the epoch."""
-        number, frame = self.items[draw % len(self)].tolist()
+    def __getitem__(self, index: int) -> Item:
+        """The item of a draw `epoch * len(self) + row`; only random references depend on the epoch."""
+        row = index % len(self)
+        number, frame = self.items[row].tolist()
         clip = self.clips[number]
-        reference, reference_landmarks = _reference(clip, self._reference_frame(clip, frame, draw), self.resolution)
+        reference, reference_landmarks = _reference(clip, self._reference_frame(clip, frame, index), self.resolution)
         return {
             "target": _to_tensor(read_frames(clip, [frame], self.resolution)[0]),
             "reference": reference,
             "target_landmarks": _to_tensor(read_pictures(clip, [frame], self.resolution)[0]),
             "reference_landmarks": reference_landmarks,
-            "index": draw % len(self),
+            "index": row,
         }
 
     def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
@@ -274,23 +275,23 @@ class LandmarkDrivenDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled; the last, smaller batch is kept."""
-        sampler = self._sampler(len(self.train_dataset), shuffle=True, pad=True)
+        sampler = self._sampler(self.train_dataset, shuffle=True, pad=True)
         sampler.resume(self._resumed["epoch"], self._resumed["position"])
         return DataLoader(self.train_dataset, self.batch_size, sampler=sampler, **self.loader_options)
 
     def val_dataloader(self) -> DataLoader:
         """In the order of the data set."""
-        sampler = self._sampler(len(self.val_dataset), shuffle=False, pad=False)
+        sampler = self._sampler(self.val_dataset, shuffle=False, pad=False)
         return DataLoader(self.val_dataset, self.val_batch_size, sampler=sampler, **self.loader_options)
 
-    def _sampler(self, size: int, *, shuffle: bool, pad: bool) -> ResumableSampler:
+    def _sampler(self, dataset: Dataset, *, shuffle: bool, pad: bool) -> ResumableSampler:
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return ResumableSampler(size, world_size, rank, seed=self.seed, shuffle=shuffle, pad=pad)
+        return ResumableSampler(dataset, world_size, rank, seed=self.seed, shuffle=shuffle, pad=pad)
 
     def state_dict(self) -> dict[str, int]:
         """Where training stands: epoch, samples of all processes drawn in it, batches of the whole training."""
         assert self.trainer is not None, "only a trainer saves checkpoints"
-        batches = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.state_dict()["total"]["processed"]
         global_batch = self.batch_size * self.trainer.world_size
         epoch, batch = self._resumed["epoch"], self._resumed["position"] // global_batch
         new_epochs, batch = divmod(batch + batches - self._resumed["batches"], int(self.trainer.num_training_batches))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from torch.utils.data import DistributedSampler
+from torch.utils.data import Dataset, DistributedSampler
 
 
 class ResumableSampler(DistributedSampler):
@@ -14,7 +14,7 @@ class ResumableSampler(DistributedSampler):
     epoch which variant is meant.
 
     Args:
-        size: length of the data set.
+        dataset: of known length.
         num_replicas: number of processes.
         rank: of this process.
         seed: of the order.
@@ -23,10 +23,17 @@ class ResumableSampler(DistributedSampler):
     """
 
     def __init__(
-        self, size: int, num_replicas: int = 1, rank: int = 0, *, seed: int = 0, shuffle: bool = True, pad: bool = True
+        self,
+        dataset: Dataset,
+        num_replicas: int = 1,
+        rank: int = 0,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        pad: bool = True,
     ) -> None:
-        super().__init__(range(size), num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
-        self.size = size
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)
+        self.size = len(dataset)  # ty: ignore[invalid-argument-type] (a data set that is indexed has a length)
         self.pad = pad
         self._resume_at = (0, 0)
 

@@ -3,10 +3,9 @@
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
@@ -16,10 +15,41 @@ Denoiser = Callable[[Float[Tensor, "b c h w"], Shaped[Tensor, " b"]], Float[Tens
 StepCallback = Callable[[int, Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]], None]
 """Sees the number of a step, the network's output and the sample after the step."""
 
-SchedulerFactory = Callable[..., SchedulerMixin]
+
+@runtime_checkable
+class Scheduler(Protocol):
+    """What this project uses of diffusers' schedulers."""
+
+    config: Any
+    alphas_cumprod: Tensor
+    timesteps: Tensor
+    init_noise_sigma: Any
+
+    def set_timesteps(self, num_inference_steps: int) -> None:
+        """Choose the time steps of the sampling."""
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        """The sample as the network wants it."""
+        ...
+
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, return_dict: bool) -> tuple[Tensor, ...]:
+        """The sample at the next time step, first of a tuple."""
+        ...
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """sqrt(ab_t) x_0 + sqrt(1 - ab_t) eps."""
+        ...
+
+    @classmethod
+    def from_config(cls, config: Any, **replaced: Any) -> "Scheduler":
+        """A scheduler with the settings of another one."""
+        ...
 
 
-def sampler_for(schedule: SchedulerMixin, sampler: SchedulerFactory | None = None) -> SchedulerMixin:
+SchedulerFactory = Callable[..., Scheduler]
+
+
+def sampler_for(schedule: Scheduler, sampler: SchedulerFactory | None = None) -> Scheduler:
     """The scheduler that samples a model trained with `schedule`.
 
     Args:
@@ -28,8 +58,9 @@ def sampler_for(schedule: SchedulerMixin, sampler: SchedulerFactory | None = Non
     """
     if sampler is None:
         return schedule
-    kind, options = (sampler.func, sampler.keywords) if isinstance(sampler, partial) else (sampler, {})
-    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+    kind: Any = sampler.func if isinstance(sampler, partial) else sampler
+    options = sampler.keywords if isinstance(sampler, partial) else {}
+    if not (isinstance(kind, type) and hasattr(kind, "from_config")):
         raise TypeError(f"a sampler is one of diffusers' scheduler classes or a partial of one, not {sampler!r}")
     return kind.from_config(schedule.config, **options)
 
@@ -38,7 +69,7 @@ def sampler_for(schedule: SchedulerMixin, sampler: SchedulerFactory | None = Non
 def sample(
     denoiser: Denoiser,
     noise: Float[Tensor, "b c h w"],
-    scheduler: SchedulerMixin,
+    scheduler: Scheduler,
     steps: int,
     *,
     generators: Sequence[torch.Generator] | None = None,
@@ -48,8 +79,8 @@ def sample(
 ) -> Float[Tensor, "b c h w"]:
     """Samples that `denoiser` makes of `noise`; no argument is changed.
 
-    With diffusers' `DDIMScheduler` (clipped x_0, unclipped eps, leading time steps) this is, for r = 1000 // steps, t = (steps-1) r, ..., r, 0
-    and p = t - r  (equation 12, arXiv:2010.02502):
+    With diffusers' `DDIMScheduler` (clipped x_0, unclipped eps, leading time steps) this is, for r = 1000 // steps,
+    t = (steps-1) r, ..., r, 0 and p = t - r  (equation 12, arXiv:2010.02502):
 
         x_0 = clip((x_t - sqrt(1 - ab_t) eps) / sqrt(ab_t), -1, 1)
         x_p = sqrt(ab_p) x_0 + sqrt(1 - ab_p - sigma^2) eps + sigma z,   sigma = eta sqrt((1 - ab_p) / (1 - ab_t)) sqrt(1 - ab_t / ab_p)
@@ -84,9 +115,7 @@ def sample(
     return x
 
 
-def _step_options(
-    scheduler: SchedulerMixin, eta: float, generators: Sequence[torch.Generator] | None
-) -> dict[str, Any]:
+def _step_options(scheduler: Scheduler, eta: float, generators: Sequence[torch.Generator] | None) -> dict[str, Any]:
     """Keyword arguments that `scheduler.step` understands."""
     understood = inspect.signature(scheduler.step).parameters
     options: dict[str, Any] = {}

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from jaxtyping import Float, Int64, UInt8
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from src.diffusion.losses import denoising_loss
 from src.diffusion.noise import FrameNoise, NoiseMode, generators_from, randn_each
 from src.diffusion.pixels import to_signed, to_unit
-from src.diffusion.sampling import SchedulerFactory, StepCallback, sample, sampler_for
+from src.diffusion.sampling import Scheduler, SchedulerFactory, StepCallback, sample, sampler_for
 from src.errors import ConfigError
 from src.lightning_modules.randomness import StepRandomness, seed_of
 from src.metrics.images import PSNR, SSIM
@@ -57,7 +57,7 @@ class LandmarkDriven(pl.LightningModule):
     def __init__(
         self,
         net: nn.Module,
-        noise_schedule: SchedulerMixin,
+        noise_schedule: Scheduler,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         lr_scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
         *,
@@ -199,14 +199,13 @@ class LandmarkDriven(pl.LightningModule):
         start, generators = FrameNoise((3, *condition.shape[-2:]), generator, noise).draw(len(condition))
         return self.denoise(condition, start.to(condition.device), generators=generators, **options)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, and the learning-rate schedule over all optimiser steps of the run."""
         if self.optimizer is None:
             raise ConfigError("model.optimizer has no value: training needs an optimiser, e.g. torch.optim.AdamW.")
         optimizer = self.optimizer(self.parameters())
-        config: dict[str, Any] = {"optimizer": optimizer}
-        if self.lr_scheduler is not None:
-            total = self.trainer.estimated_stepping_batches
-            scheduler = self.lr_scheduler(optimizer=optimizer, num_training_steps=total)
-            config["lr_scheduler"] = {"scheduler": scheduler, "interval": "step"}
-        return config
+        if self.lr_scheduler is None:
+            return optimizer
+        total = self.trainer.estimated_stepping_batches
+        scheduler = self.lr_scheduler(optimizer=optimizer, num_training_steps=total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
