@@ -3,6 +3,7 @@
 import os
 import wave
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from jaxtyping import Float32, Shaped
 
 from src.errors import MediaError
 from src.media.files import atomic_path, check_readable, describe
+from src.media.probing import video_streams
+
+PREROLL = 0.5  # seconds decoded before a cut, for codecs whose first frames after a seek are wrong
 
 
 def read_audio(
@@ -44,46 +48,49 @@ def read_audio(
     return np.clip(samples, -1.0, 1.0)
 
 
-def time_origin(container: Any) -> float:
-    """Seconds, on the container's clock, of the first video frame, or of the first sample where there is no video."""
-    videos = [s for s in container.streams.video if not s.disposition & type(s.disposition).attached_pic]
-    stream = (videos or container.streams.audio)[0]
-    return float((stream.start_time or 0) * stream.time_base)
-
-
 def _decode(container: Any, rate: int, start: float, duration: float | None) -> Float32[np.ndarray, " s"]:
     first = round(start * rate)
-    end = None if duration is None else first + round(duration * rate)
-    pieces: list[np.ndarray] = []
-    position = None  # of the next decoded sample, counted from time zero
-    have = first
-    for time, samples in _resampled(container, rate):
-        if position is None:
-            position = round((time - time_origin(container)) * rate)
-            if position > have:
-                pieces.append(np.zeros(position - have, dtype=np.float32))
-                have = position
-        kept = samples[max(0, have - position) :]
-        position += len(samples)
+    stop = np.inf if duration is None else first + round(duration * rate)
+    pieces = []
+    have = first  # the next sample that is wanted, counted from time zero
+    for position, samples in _positioned(container, rate, start):
+        if position > have:
+            pieces.append(np.zeros(int(min(position, stop)) - have, dtype=np.float32))
+            have = position
+        kept = samples[have - position :]
         pieces.append(kept)
         have += len(kept)
-        if end is not None and have >= end:
+        if have >= stop:
             break
     sound = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
-    return sound if end is None else sound[: end - first]
+    return sound if duration is None else sound[: round(duration * rate)]
 
 
-def _resampled(container: Any, rate: int) -> Iterator[tuple[float, Float32[np.ndarray, " s"]]]:
-    """Chunks of mono samples, each with the time (seconds, container's clock) of the first chunk."""
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
-    time = 0.0
-    for i, frame in enumerate(container.decode(audio=0)):
-        if i == 0:
-            time = float(frame.time or 0.0)
+def _positioned(container: Any, rate: int, start: float) -> Iterator[tuple[int, Float32[np.ndarray, " s"]]]:
+    """Chunks of mono samples, each with the position of its first sample, counted from time zero."""
+    stream = container.streams.audio[0]
+    origin = _time_zero(container)
+    if start > PREROLL:
+        container.seek(int((origin + start - PREROLL) / stream.time_base), stream=stream)
+    # swresample adds the channels at 0.7 each, which overflows; the mean is what "mono" means to everybody else.
+    layout = "mono" if stream.channels == 1 else "stereo"
+    resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+    frames = container.decode(stream)
+    first = next(frames, None)
+    if first is None:
+        return
+    position = round((float(first.time or 0.0) - origin) * rate)
+    for frame in chain([first], frames, [None]):  # None flushes the resampler
         for out in resampler.resample(frame):
-            yield time, out.to_ndarray()[0]
-    for out in resampler.resample(None):
-        yield time, out.to_ndarray()[0]
+            samples = out.to_ndarray().mean(axis=0)
+            yield position, samples
+            position += len(samples)
+
+
+def _time_zero(container: Any) -> float:
+    """Seconds, on the container's clock, of the first video frame, or of the first sample where there is no video."""
+    stream = (video_streams(container) or container.streams.audio)[0]
+    return float((stream.start_time or 0) * stream.time_base)
 
 
 def write_wav(path: str | os.PathLike[str], samples: Shaped[np.ndarray, " s"], sample_rate: int = 16000) -> None:

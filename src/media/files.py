@@ -3,7 +3,7 @@
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,13 +13,14 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str]) -> Generator[Path]:
     """A temporary path beside `path`, of the same suffix: renamed to `path` on success, removed on failure.
 
-    Missing parent folders are created. A reader sees the old file or the new one, never half of it, also when the process is killed.
+    Missing parent folders are created. Readers see the old file or the new one, never half of it; a killed process leaves `path` as
+    it was, and beside it a hidden file `.<name>.*.tmp<suffix>`.
 
     Raises:
-        MediaError: the folder cannot be written, or the disk (or the quota, or the file size limit) is full.
+        MediaError: the folder cannot be written, or the disk, the quota or the file size limit is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}")
@@ -30,10 +31,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        reason = os.strerror(error.errno).lower()
-        raise MediaError(f"Cannot finish {path}: {reason}; free some space or choose another folder.") from error
+        raise MediaError(f"Cannot finish {path}: {describe(error)}; free some space or write elsewhere.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
 
 
 def _claim(path: Path, temporary: Path) -> None:
@@ -46,9 +47,7 @@ def _claim(path: Path, temporary: Path) -> None:
     except OSError as error:
         if error.errno in NO_ROOM:
             raise
-        raise MediaError(
-            f"Cannot write {path}: {describe(error)}; choose another folder or change its permissions."
-        ) from error
+        raise MediaError(f"Cannot write {path}: {describe(error)}; choose another folder.") from error
 
 
 def check_readable(path: str | os.PathLike[str], kind: str) -> Path:
@@ -57,6 +56,9 @@ def check_readable(path: str | os.PathLike[str], kind: str) -> Path:
     Args:
         path: the file to read.
         kind: what the file should be, for the message: "video", "sound" or "picture".
+
+    Raises:
+        MediaError: it is missing, a folder or empty.
     """
     path = Path(path)
     if path.is_dir():
@@ -73,5 +75,6 @@ def check_readable(path: str | os.PathLike[str], kind: str) -> Path:
 def describe(error: Exception) -> str:
     """The reason of an error of the system or of FFmpeg, in lower case and without a full stop."""
     code = getattr(error, "errno", None)
-    text = os.strerror(code) if code in errno.errorcode else getattr(error, "strerror", None) or str(error)
+    known = isinstance(code, int) and code in errno.errorcode
+    text = os.strerror(code) if known else getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text[:1].lower() + text[1:].rstrip(".")

@@ -8,6 +8,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 from jaxtyping import Float64, Int64
 
 from src.errors import MediaError
@@ -54,10 +55,12 @@ class VideoIndex:
 
     Attributes:
         info: the description.
+        start: seconds on the container's clock at which the first frame appears.
         timestamps: seconds since the first frame, increasing; the frames in the order in which they are shown.
     """
 
     info: VideoInfo
+    start: float
     timestamps: Float64[np.ndarray, " n"] = field(repr=False)
 
 
@@ -80,6 +83,7 @@ def index_video(path: str | os.PathLike[str]) -> VideoIndex:
     try:
         with av.open(str(path), metadata_errors="ignore") as container:
             stream = _video_stream(container, path)
+            _check_whole(stream, path)
             pts, last, frame = _scan(container, stream)
             if frame is None:
                 raise MediaError(f"No frame of {path} can be decoded; the file is damaged, copy or record it again.")
@@ -90,13 +94,29 @@ def index_video(path: str | os.PathLike[str]) -> VideoIndex:
         ) from error
 
 
+def video_streams(container: Any) -> list[Any]:
+    """The moving pictures of an opened file: not the cover of a song."""
+    return [s for s in container.streams.video if Disposition.attached_pic not in s.disposition]
+
+
 def _video_stream(container: Any, path: Path) -> Any:
-    # A cover picture of a song is stored as a video stream of one frame.
-    streams = [s for s in container.streams.video if not s.disposition & type(s.disposition).attached_pic]
+    streams = video_streams(container)
     if not streams:
-        raise MediaError(f"{path} has no video stream; give a video file, or use this one as sound.")
+        raise MediaError(f"{path} has no video stream; give a video file.")
+    if container.format.name == "image2" or container.format.name.endswith("_pipe"):
+        raise MediaError(f"{path} is a picture; give a video file.")
     streams[0].thread_count = 1
     return streams[0]
+
+
+def _check_whole(stream: Any, path: Path) -> None:
+    """An MP4 whose table of frames comes first opens well even when the frames themselves are cut off."""
+    ends = np.array([entry.pos + entry.size for entry in stream.index_entries], dtype=np.int64)
+    missing = int((ends > path.stat().st_size).sum())
+    if missing:
+        raise MediaError(
+            f"{path} is truncated: {missing} of its {len(ends)} frames are missing; copy or download it again."
+        )
 
 
 def _scan(container: Any, stream: Any) -> tuple[Int64[np.ndarray, " n"], int, Any]:
@@ -142,4 +162,4 @@ def _describe(path: Path, container: Any, stream: Any, pts: np.ndarray, last: in
         audio_rate=audio[0].rate or 0 if audio else 0,
         codec=stream.codec_context.name,
     )
-    return VideoIndex(info, (pts - pts[0]) * float(base))
+    return VideoIndex(info, float(pts[0] * base), (pts - pts[0]) * float(base))

@@ -1,13 +1,14 @@
 """Reading frames: by index or as a stream, upright, at any rate and size."""
 
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
 from src.errors import MediaError
-from src.media.decoders import Decoder, open_decoder
+from src.media.decoders import Decoder, DecodingError, open_decoder
 from src.media.images import resize
 from src.media.probing import index_video
 
@@ -15,7 +16,8 @@ from src.media.probing import index_video
 class VideoReader:
     """Frames of a video, RGB uint8, rotated as the container says.
 
-    The decoder is opened at the first access and in each process anew, so that a reader may travel to the workers of a DataLoader.
+    The decoder is opened at the first access and in each process anew, so that a reader may travel to the workers of a DataLoader,
+    by fork or by pickle. One reader serves one thread at a time.
 
     Args:
         path: the video.
@@ -43,14 +45,15 @@ class VideoReader:
         size: tuple[int, int] | None = None,
         threads: int = 1,
     ) -> None:
-        index = index_video(path)
-        self.info = index.info
+        self._index = index_video(path)
+        self.info = self._index.info
         self.fps = self.info.fps if fps is None else float(fps)
-        self._source, self.timestamps = _resample(index.timestamps, self.info.duration, fps)
+        self._source, self.timestamps = _resample(self._index.timestamps, self.info.duration, fps)
         self._backend = backend
         self._size = size
         self._threads = threads
         self._decoder: Decoder | None = None
+        _readers.add(self)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -58,9 +61,9 @@ class VideoReader:
     def __getitem__(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
         return self.read([i])[0]
 
-    def read(self, indices: Sequence[int]) -> UInt8[np.ndarray, "t h w 3"]:
-        """The frames at `indices` (negative ones count from the end), in that order."""
-        frames = self._open().read(self._source[np.asarray(indices, dtype=np.int64)].tolist())
+    def read(self, indices: Sequence[int] | Int64[np.ndarray, " t"]) -> UInt8[np.ndarray, "t h w 3"]:
+        """The frames at `indices`, in that order; negative indices count from the end."""
+        frames = self._decode(self._source[np.asarray(indices, dtype=np.int64)].tolist())
         return frames if self._size is None else resize(frames, self._size)
 
     def stream(self, chunk: int = 32) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
@@ -68,13 +71,54 @@ class VideoReader:
         for start in range(0, len(self), chunk):
             yield self.read(range(start, min(start + chunk, len(self))))
 
+    def _decode(self, source: list[int]) -> UInt8[np.ndarray, "t h w 3"]:
+        if not source:
+            return np.empty((0, self.info.height, self.info.width, 3), dtype=np.uint8)
+        try:
+            return self._open().read(source)
+        except DecodingError as error:
+            bad = self._first_damaged(sorted(source))
+            raise MediaError(
+                f"{self.info.path} is damaged: frame {bad} of {self.info.n_frames} ({self._index.timestamps[bad]:.2f} s) cannot be "
+                "decoded; copy or download it again, or cut the damaged part out."
+            ) from error
+
+    def _first_damaged(self, source: list[int]) -> int:
+        self._decoder = None  # after an error, decord fails at every frame
+        try:
+            for i in source:
+                self._open().read([i])
+        except DecodingError:
+            return i
+        finally:
+            self._decoder = None
+        return source[0]
+
     def _open(self) -> Decoder:
         if self._decoder is None:
-            self._decoder = open_decoder(self.info.path, self._backend, self._threads)
+            self._decoder = open_decoder(self._index, self._backend, self._threads)
         return self._decoder
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_decoder": None}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        _readers.add(self)
+
+
+_readers: weakref.WeakSet[VideoReader] = weakref.WeakSet()
+_inherited: list[Decoder | None] = []
+
+
+def _forget_decoders() -> None:
+    """A forked child has the parent's decoders without their threads: it opens its own, and never frees the inherited ones."""
+    for reader in _readers:
+        _inherited.append(reader._decoder)
+        reader._decoder = None
+
+
+os.register_at_fork(after_in_child=_forget_decoders)
 
 
 def _resample(
@@ -83,7 +127,7 @@ def _resample(
     """Indices of the frames nearest to k / fps, and these times."""
     if fps is None:
         return np.arange(len(timestamps)), timestamps
-    if fps <= 0:
+    if not fps > 0:
         raise MediaError(f"fps={fps}: a frame rate must be above zero.")
     wanted = np.arange(max(1, round(duration * fps))) / fps
     middles = (timestamps[1:] + timestamps[:-1]) / 2

@@ -1,7 +1,7 @@
 """Writing videos with sound that say what made them."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,13 +11,15 @@ from typing import Any, Self
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from jaxtyping import Float, UInt8
 
 from src.errors import MediaError
-from src.media.files import atomic_path, check_readable, describe
+from src.media.files import atomic_path
+from src.media.soundtrack import SoundTrack, open_sound
 
-BT709 = 1  # ITU-T H.273: the same number for primaries, transfer and matrix
+BT709_MATRIX = 1  # ITU-T H.273, table 4; swscale's own numbers for matrices are others
+EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class VideoWriter:
         all_keyframes: make every frame a key frame: bigger, but each is decoded alone.
         crf: quality of x264, 0 (lossless) to 51; 18 looks like the original.
         preset: effort of x264, `ultrafast` to `veryslow`.
+        threads: threads of x264; 0 takes as many as there are cores.
 
     Raises:
         MediaError: no frame was written, frames differ in size, the sound cannot be read, or the file cannot be written.
@@ -67,37 +70,47 @@ class VideoWriter:
         all_keyframes: bool = False,
         crf: int = 18,
         preset: str = "medium",
+        threads: int = 0,
     ) -> None:
+        if not fps > 0:
+            raise MediaError(f"fps={fps}: a frame rate must be above zero.")
         self.path = Path(path)
-        self._rate = Fraction(fps).limit_denominator(1001)
+        self._fps = Fraction(fps).limit_denominator(1001)  # 30000/1001 and its kin are exact
         self._audio = audio
         self._audio_rate = audio_rate
         self._provenance = provenance
         self._options = {"crf": str(crf), "preset": preset, **({"g": "1"} if all_keyframes else {})}
-        self._n_frames = 0
+        self._threads = threads
         self._shape: tuple[int, ...] | None = None
+        self._n_frames = 0
+
+    @property
+    def duration(self) -> Fraction:
+        """Seconds written so far."""
+        return self._n_frames / self._fps
 
     def __enter__(self) -> Self:
-        self._stack = ExitStack()
-        with self._stack as stack:
-            sound = _open_sound(self._audio, self._audio_rate, stack)
+        with ExitStack() as stack:
+            sound = None if self._audio is None else stack.enter_context(open_sound(self._audio, self._audio_rate))
             temporary = stack.enter_context(atomic_path(self.path))
             self._container = av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"})
             stack.callback(self._container.close)
             if self._provenance is not None:
-                self._container.metadata["comment"] = str(self._provenance)
-                self._container.metadata["description"] = str(self._provenance)
+                self._container.metadata.update(comment=str(self._provenance), description=str(self._provenance))
             self._video = self._add_video()
-            self._sound = _SoundTrack(self._container, *sound) if sound else None
+            self._sound = SoundTrack(self._container, sound) if sound else None
             self._stack = stack.pop_all()
         return self
 
     def _add_video(self) -> Any:
-        stream = self._container.add_stream("libx264", rate=self._rate, options=self._options)
+        stream = self._container.add_stream("libx264", rate=self._fps, options=self._options)
         stream.pix_fmt = "yuv420p"
+        stream.thread_count = self._threads
         context = stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = BT709
-        context.color_range = int(ColorRange.MPEG)
+        context.color_range = ColorRange.MPEG
+        context.colorspace = BT709_MATRIX
+        context.color_primaries = ColorPrimaries.BT709
+        context.color_trc = ColorTrc.BT709
         return stream
 
     def write(self, frames: UInt8[np.ndarray, "*t h w 3"]) -> None:
@@ -111,28 +124,36 @@ class VideoWriter:
             self._video.height, self._video.width = (side + side % 2 for side in frame.shape[:2])
         if frame.shape != self._shape:
             raise MediaError(
-                f"{self.path}: frame {self._n_frames} is {frame.shape}, the first was {self._shape}; resize them first."
+                f"Cannot write {self.path}: frame {self._n_frames} is {_size(frame.shape)} pixels, the first was "
+                f"{_size(self._shape)}; resize them alike."
             )
         picture = av.VideoFrame.from_ndarray(_even(frame), format="rgb24").reformat(
-            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=EXACT,
         )
-        picture.pts, picture.time_base = self._n_frames, 1 / self._rate
+        picture.pts, picture.time_base = self._n_frames, 1 / self._fps
         self._n_frames += 1
         self._container.mux(self._video.encode(picture))
         if self._sound:
-            self._sound.advance(self._n_frames / self._rate)
+            self._sound.encode_until(self.duration)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if error is not None:
+            self._stack.__exit__(kind, error, traceback)
+            return
         with self._stack:
-            if error is not None:
-                raise error
-            if not self._n_frames:
-                raise MediaError(f"No frame was written to {self.path}; the video would be empty.")
-            self._container.mux(self._video.encode(None))
-            if self._sound:
-                self._sound.finish(self._n_frames / self._rate)
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self._n_frames:
+            raise MediaError(f"Cannot write {self.path}: no frame was given, and a video needs one.")
+        self._container.mux(self._video.encode(None))
+        if self._sound:
+            self._sound.finish(self.duration)
 
 
 def write_video(
@@ -154,76 +175,5 @@ def _even(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
     return np.ascontiguousarray(frame)
 
 
-def _open_sound(audio: Any, rate: int, stack: ExitStack) -> tuple[Iterator[Any], int, str] | None:
-    """Frames of sound, their rate and their channel layout."""
-    if audio is None:
-        return None
-    if isinstance(audio, np.ndarray):
-        return _array_frames(audio, rate), rate, "mono"
-    path = check_readable(audio, "sound")
-    try:
-        container = stack.enter_context(av.open(str(path), metadata_errors="ignore"))
-    except (av.FFmpegError, OSError) as error:
-        raise MediaError(f"{path} is no sound that FFmpeg can read ({describe(error)}).") from error
-    if not container.streams.audio:
-        raise MediaError(f"{path} has no sound; give a file with an audio stream, or none.")
-    stream = container.streams.audio[0]
-    return container.decode(stream), stream.rate, "mono" if stream.channels == 1 else "stereo"
-
-
-def _array_frames(samples: Float[np.ndarray, " s"], rate: int) -> Iterator[av.AudioFrame]:
-    for start in range(0, len(samples), 16 * 1024):
-        chunk = samples[start : start + 16 * 1024].astype(np.float32, copy=False)
-        frame = av.AudioFrame.from_ndarray(
-            np.ascontiguousarray(np.clip(chunk, -1, 1)[None]), format="fltp", layout="mono"
-        )
-        frame.sample_rate = rate
-        yield frame
-
-
-class _SoundTrack:
-    """Encodes sound as far as the video has come, so that neither waits for the other in memory."""
-
-    def __init__(self, container: Any, frames: Iterator[Any], rate: int, layout: str) -> None:
-        self._container = container
-        self._frames = frames
-        self._stream = container.add_stream("aac", rate=rate, layout=layout)
-        self._resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
-        self._fifo = av.AudioFifo()
-        self._rate = rate
-        self._encoded = 0
-        self._over = False
-
-    def advance(self, seconds: Fraction) -> None:
-        """Encode whole AAC frames up to `seconds`."""
-        size = 1024
-        while self._encoded + size <= seconds * self._rate:
-            self._fill(size)
-            if self._fifo.samples < size:
-                return
-            self._encode(size)
-
-    def finish(self, seconds: Fraction) -> None:
-        """Encode what is left of the sound up to `seconds`, the end of the video."""
-        self.advance(seconds)
-        rest = round(seconds * self._rate) - self._encoded
-        self._fill(rest)
-        if rest := min(rest, self._fifo.samples):
-            self._encode(rest)
-        self._container.mux(self._stream.encode(None))
-
-    def _fill(self, samples: int) -> None:
-        while self._fifo.samples < samples and not self._over:
-            frame = next(self._frames, None)
-            self._over = frame is None
-            if frame is not None:
-                frame.pts = None
-            for out in self._resampler.resample(frame):
-                out.pts = None
-                self._fifo.write(out)
-
-    def _encode(self, samples: int) -> None:
-        frame = self._fifo.read(samples, partial=True)
-        frame.pts, frame.time_base = self._encoded, Fraction(1, self._rate)
-        self._encoded += samples
-        self._container.mux(self._stream.encode(frame))
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"
