@@ -31,7 +31,7 @@ def load_pipeline(
     *,
     weights: Literal["ema", "last"] = "ema",
     device: str = "auto",
-    compile: bool = False,  # noqa: A002 (the name that train.py and torch use)
+    compile: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Any:
     """The pipeline of the checkpoint's method with its weights, ready to be called.
