@@ -1,0 +1,147 @@
+"""The pretrained files that the project uses: one list with size, address and sha256, and one way to fetch them.
+
+They lie in the folder named by the environment variable VISEME_MODELS, by default `models/`; `tools/download_models.py` fills it.
+"""
+
+import hashlib
+import http
+import http.client
+import logging
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from src.errors import VisemeError
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 1 << 20
+_TIMEOUT = 60.0  # seconds without a byte
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file to download: its name in the models folder, address, size in bytes and sha256; what needs it, and its licence."""
+
+    name: str
+    url: str
+    size: int
+    sha256: str
+    purpose: str
+    licence: str
+
+
+MODEL_FILES = {
+    file.name: file
+    for file in [
+        ModelFile(
+            name="face_landmarker.task",
+            url="https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
+            size=3_758_596,
+            sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
+            purpose="finding faces: preprocessing, sampling from pictures, landmark metrics",
+            licence="Apache-2.0",
+        ),
+    ]
+}
+
+
+def models_dir() -> Path:
+    """The folder of downloaded models."""
+    return Path(os.environ.get("VISEME_MODELS", "models"))
+
+
+def model_path(name: str) -> Path:
+    """Where the named model file lies, or would lie once downloaded."""
+    return models_dir() / MODEL_FILES[name].name
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_complete(file: ModelFile, path: Path) -> bool:
+    """True when the file is there with the right size and content."""
+    return path.is_file() and path.stat().st_size == file.size and sha256_of(path) == file.sha256
+
+
+def download(
+    file: ModelFile, folder: Path, *, url: str | None = None, progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """Fetches a model file unless it is there already; an interrupted download is continued where it stopped.
+
+    The bytes go to `<name>.part`, which is renamed once its sha256 is right: the folder never holds a wrong file under the right name.
+
+    Args:
+        file: which one.
+        folder: where to put it; made when missing.
+        url: another address for the same content, for a mirror.
+        progress: called with (bytes so far, bytes in all).
+
+    Raises:
+        VisemeError: the address does not answer, the folder cannot be written, or the content is another one.
+    """
+    path = folder / file.name
+    if is_complete(file, path):
+        return path
+    part = path.with_name(path.name + ".part")
+    address = url or file.url
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _fetch(address, part, file, progress or (lambda done, total: None))
+        _check(file, part, address)
+        part.replace(path)
+    except urllib.error.HTTPError as error:
+        raise VisemeError(
+            f"{file.name}: {address} answered {error.code} {error.reason}; try again later or give another address with url=."
+        ) from error
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise VisemeError(
+            f"{file.name}: the download from {urlsplit(address).netloc} stopped ({reason}); check the network and run it again, "
+            "it continues where it stopped."
+        ) from error
+    except OSError as error:
+        raise VisemeError(
+            f"{file.name}: {error.filename or folder} cannot be written ({error.strerror}); "
+            "free some space or set VISEME_MODELS to another folder."
+        ) from error
+    log.info("%s is in %s", file.name, folder)
+    return path
+
+
+def _fetch(address: str, part: Path, file: ModelFile, progress: Callable[[int, int], None]) -> None:
+    """Appends what is missing to `part`; starts over where the server does not resume."""
+    done = part.stat().st_size if part.exists() else 0
+    if done >= file.size:
+        return
+    if urlsplit(address).scheme not in ("https", "http"):
+        raise VisemeError(f"{file.name}: {address} is no http or https address; give one with url=.")
+    request = urllib.request.Request(address, headers={"Range": f"bytes={done}-"} if done else {})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:  # noqa: S310
+        resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        done = done if resumed else 0
+        with part.open("ab" if resumed else "wb") as out:
+            while chunk := response.read(_CHUNK):
+                out.write(chunk)
+                done += len(chunk)
+                progress(done, file.size)
+    if done < file.size:
+        raise http.client.IncompleteRead(b"", file.size - done)
+
+
+def _check(file: ModelFile, part: Path, address: str) -> None:
+    """Removes a part with another content, so that the next attempt starts afresh."""
+    digest = sha256_of(part)
+    if digest != file.sha256:
+        part.unlink()
+        raise VisemeError(
+            f"{file.name}: what {address} sent has the sha256 {digest[:12]}..., not {file.sha256[:12]}...; "
+            "it was removed: try again or give another address with url=."
+        )
