@@ -2,16 +2,14 @@
 
 import logging
 from pathlib import Path
+from typing import Any, cast
 
 import hydra
-import pytorch_lightning as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.cli import command
 from src.errors import ConfigError
-from src.lightning_modules.record import RecordConfig
 
 log = logging.getLogger(__name__)
 
@@ -25,22 +23,25 @@ DEBUG = {
 @command("train")
 def main(cfg: DictConfig) -> float | None:
     """Compose, instantiate, fit or validate."""
-    if cfg.model is None or cfg.datamodule is None:
-        raise ConfigError("nothing to train was chosen: give experiment=NAME (--help lists the experiments).")
+    check(cfg)
+    # Imported this late because it takes seconds: --help and mistakes answer at once.
+    import pytorch_lightning as pl
+
+    from src.lightning_modules.record import RecordConfig
+
     if cfg.debug:
         with open_dict(cfg):
             cfg.merge_with(DEBUG)
-    if cfg.task not in ("fit", "validate"):
-        raise ConfigError(f"task={cfg.task}: choose fit or validate.")
     folder = Path(HydraConfig.get().runtime.output_dir)
     resume = resume_path(cfg.ckpt_path, Path(cfg.logs) / cfg.name)
 
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule: pl.LightningDataModule = hydra.utils.instantiate(cfg.datamodule)
     model: pl.LightningModule = hydra.utils.instantiate(cfg.model)
-    record = OmegaConf.create({k: cfg[k] for k in ("model", "pipeline", "datamodule")})
+    plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    record = {group: plain[group] for group in ("model", "pipeline", "datamodule")}
     callbacks = [hydra.utils.instantiate(c) for c in (cfg.callbacks or {}).values() if c]
-    callbacks.append(RecordConfig(cfg.method, OmegaConf.to_container(record, resolve=True)))
+    callbacks.append(RecordConfig(cfg.method, record))
     trainer: pl.Trainer = hydra.utils.instantiate(
         cfg.trainer, callbacks=callbacks, logger=[hydra.utils.instantiate(v) for v in (cfg.logger or {}).values() if v]
     )
@@ -60,7 +61,15 @@ def main(cfg: DictConfig) -> float | None:
                 folder / "checkpoints" / "last.ckpt",
             )
     value = trainer.callback_metrics.get(cfg.metric)
-    return value.item() if isinstance(value, torch.Tensor) else None
+    return None if value is None else float(value)
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ConfigError for settings that cannot work, before anything is loaded."""
+    if cfg.model is None or cfg.datamodule is None:
+        raise ConfigError("nothing to train was chosen: give experiment=NAME (--help lists the experiments).")
+    if cfg.task not in ("fit", "validate"):
+        raise ConfigError(f"task={cfg.task}: choose fit or validate.")
 
 
 def resume_path(choice: str | None, runs: Path) -> Path | None:

@@ -29,6 +29,10 @@ USER_MISTAKE = 2  # exit status
 log = logging.getLogger(__name__)
 
 
+class DefectError(Exception):
+    """Carries an exception of the task past the errors of the composition, which are the user's."""
+
+
 def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
     """Decorator: `task(cfg)` becomes a command that reads `conf/<config_name>.yaml` and the command line."""
 
@@ -42,7 +46,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
                 return task(cfg)
             except Exception as error:
                 _exit_if_users(error)
-                raise
+                raise DefectError from error
 
         def main() -> None:
             os.environ["HYDRA_FULL_ERROR"] = (
@@ -50,6 +54,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
             )
             try:
                 hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(guarded)()
+            except DefectError as defect:
+                raise (defect.__cause__ or defect) from None
             except (HydraException, OmegaConfBaseException) as error:
                 _exit_if_users(error)
                 exit_with(_composition_sentence(error, config_name))
