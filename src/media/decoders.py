@@ -2,7 +2,7 @@
 
 import importlib
 import importlib.util
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,6 +15,7 @@ class DecodingError(Exception):
     """A library could not decode the frames asked for; the reader finds out which one it was and tells the user."""
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """Frames of one file by their index in the order of display, upright (rotation applied)."""
 
