@@ -6,13 +6,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
-from av.stream import Disposition
+from av.container import InputContainer
 from jaxtyping import Float64, Int64
 
 from src.errors import MediaError
-from src.media.files import check_readable, describe
+from src.media.containers import ffmpeg_errors, open_container, video_streams
 
 # Containers that round time stamps to milliseconds make a constant rate look uneven by a few per cent; a dropped frame doubles an interval.
 UNEVEN = 0.25
@@ -79,27 +78,17 @@ def index_video(path: str | os.PathLike[str]) -> VideoIndex:
     Raises:
         MediaError: as `probe`.
     """
-    path = check_readable(path, "video")
-    try:
-        with av.open(str(path), metadata_errors="ignore") as container:
-            stream = _video_stream(container, path)
-            _check_whole(stream, path)
-            pts, last, frame = _scan(container, stream)
-            if frame is None:
-                raise MediaError(f"No frame of {path} can be decoded; the file is damaged, copy or record it again.")
-            return _describe(path, container, stream, pts, last, frame)
-    except (av.FFmpegError, OSError) as error:
-        raise MediaError(
-            f"{path} is no video that FFmpeg can read ({describe(error)}); it may be truncated or of another type."
-        ) from error
+    path = Path(path)
+    with open_container(path, "video") as container, ffmpeg_errors(path, "video"):
+        stream = _video_stream(container, path)
+        _check_whole(stream, path)
+        pts, last, frame = _scan(container, stream)
+        if frame is None:
+            raise MediaError(f"No frame of {path} can be decoded; the file is damaged, copy or record it again.")
+        return _describe(path, container, stream, pts, last, frame)
 
 
-def video_streams(container: Any) -> list[Any]:
-    """The moving pictures of an opened file: not the cover of a song."""
-    return [s for s in container.streams.video if Disposition.attached_pic not in s.disposition]
-
-
-def _video_stream(container: Any, path: Path) -> Any:
+def _video_stream(container: InputContainer, path: Path) -> Any:
     streams = video_streams(container)
     if not streams:
         raise MediaError(f"{path} has no video stream; give a video file.")
@@ -119,7 +108,7 @@ def _check_whole(stream: Any, path: Path) -> None:
         )
 
 
-def _scan(container: Any, stream: Any) -> tuple[Int64[np.ndarray, " n"], int, Any]:
+def _scan(container: InputContainer, stream: Any) -> tuple[Int64[np.ndarray, " n"], int, Any]:
     """Sorted time stamps of the packets that are shown, the length of the last one, and the first decoded frame."""
     pts: list[int] = []
     lengths: list[int] = []
@@ -135,7 +124,7 @@ def _scan(container: Any, stream: Any) -> tuple[Int64[np.ndarray, " n"], int, An
     return np.array(pts, dtype=np.int64)[order], lengths[order[-1]] if lengths else 0, frame
 
 
-def _describe(path: Path, container: Any, stream: Any, pts: np.ndarray, last: int, frame: Any) -> VideoIndex:
+def _describe(path: Path, container: InputContainer, stream: Any, pts: np.ndarray, last: int, frame: Any) -> VideoIndex:
     intervals = np.diff(pts)
     usual = float(np.median(intervals)) if len(intervals) else 0.0
     base = stream.time_base or Fraction(1, 1000)
@@ -146,7 +135,7 @@ def _describe(path: Path, container: Any, stream: Any, pts: np.ndarray, last: in
     fps = len(pts) / duration
     if not variable and abs(float(announced) / fps - 1) < 0.005:
         fps = float(announced)  # exact where the container rounds its time stamps
-    rotation = frame.rotation % 360
+    rotation = round(frame.rotation / 90) * 90 % 360
     width, height = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
     audio = container.streams.audio
     info = VideoInfo(

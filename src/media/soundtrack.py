@@ -5,15 +5,13 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
 from typing import Any
 
 import av
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
-from src.errors import MediaError
-from src.media.files import check_readable, describe
+from src.media.audio import aligned_sound, channels_of, open_sound_file, resample
 
 AAC_FRAME = 1024  # samples
 CHUNK = 16 * AAC_FRAME
@@ -21,47 +19,52 @@ CHUNK = 16 * AAC_FRAME
 
 @dataclass(frozen=True)
 class Sound:
-    """Decoded sound that is yet to be encoded.
+    """Sound that is yet to be encoded.
 
     Attributes:
-        frames: PyAV's frames in order.
-        rate: samples per second.
-        layout: `mono` or `stereo`.
+        chunks: float32 (channels, samples) in [-1, 1], in order.
+        channels: one or two.
+        rate: samples per second, one that AAC knows.
     """
 
-    frames: Iterator[av.AudioFrame]
+    chunks: Iterator[Float32[np.ndarray, "c s"]]
+    channels: int
     rate: int
-    layout: str
 
 
 @contextmanager
 def open_sound(audio: Float[np.ndarray, " s"] | str | os.PathLike[str], rate: int) -> Generator[Sound]:
-    """The sound of a file, at its own rate and in stereo where it is, or of an array of mono samples.
+    """The sound of an array of mono samples, or of a file: at its own rate, in stereo where it is, from its time zero on.
 
     Raises:
         MediaError: the file cannot be read or has no sound.
     """
     if isinstance(audio, np.ndarray):
-        yield Sound(_array_frames(audio, rate), rate, "mono")
+        yield Sound(resample(_frames(audio, rate), 1, _aac_rate(rate)), 1, _aac_rate(rate))
         return
-    path = check_readable(audio, "sound")
-    try:
-        container = av.open(str(path), metadata_errors="ignore")
-    except (av.FFmpegError, OSError) as error:
-        raise MediaError(f"{path} is no sound that FFmpeg can read ({describe(error)}); give another file.") from error
-    with container:
-        if not container.streams.audio:
-            raise MediaError(f"{path} has no sound; give a file with an audio stream.")
+    with open_sound_file(audio) as container:
         stream = container.streams.audio[0]
-        yield Sound(container.decode(stream), stream.rate, "mono" if stream.channels == 1 else "stereo")
+        rate = _aac_rate(stream.rate)
+        yield Sound(aligned_sound(container, rate), channels_of(stream), rate)
 
 
-def _array_frames(samples: Float[np.ndarray, " s"], rate: int) -> Iterator[av.AudioFrame]:
+def _frames(samples: Float[np.ndarray, " s"], rate: int) -> Iterator[av.AudioFrame]:
     for start in range(0, len(samples), CHUNK):
-        chunk = np.clip(samples[None, start : start + CHUNK].astype(np.float32), -1.0, 1.0)
-        frame = av.AudioFrame.from_ndarray(chunk, format="fltp", layout="mono")
-        frame.sample_rate = rate
-        yield frame
+        chunk = np.clip(samples[None, start : start + CHUNK], -1.0, 1.0)
+        yield _frame(chunk.astype(np.float32), rate)
+
+
+def _frame(samples: Float32[np.ndarray, "c s"], rate: int) -> av.AudioFrame:
+    layout = "mono" if len(samples) == 1 else "stereo"
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
+    frame.sample_rate = rate
+    return frame
+
+
+def _aac_rate(rate: int) -> int:
+    """The rate itself where AAC knows it, else the lowest one above it, else the highest."""
+    rates = sorted(av.Codec("aac", "w").audio_rates or [rate])
+    return next((known for known in rates if known >= rate), rates[-1])
 
 
 class SoundTrack:
@@ -73,48 +76,38 @@ class SoundTrack:
     """
 
     def __init__(self, container: Any, sound: Sound) -> None:
-        channels = 1 if sound.layout == "mono" else 2
         self._container = container
-        self._frames = chain(sound.frames, [None])  # None flushes the resampler
-        self._rate = _aac_rate(sound.rate)
-        self._stream = container.add_stream("aac", rate=self._rate, layout=sound.layout)
-        self._stream.bit_rate = min(
-            96_000 * channels, 6 * self._rate * channels
-        )  # transparent; AAC allows 6 bits a sample
-        self._resampler = av.AudioResampler(format="fltp", layout=sound.layout, rate=self._rate)
+        self._sound = sound
+        self._stream = container.add_stream("aac", rate=sound.rate, layout="mono" if sound.channels == 1 else "stereo")
+        self._stream.bit_rate = sound.channels * min(96_000, 6 * sound.rate)  # transparent; AAC allows 6 bits a sample
         self._waiting = av.AudioFifo()
         self._encoded = 0
 
     def encode_until(self, seconds: Fraction) -> None:
         """Encode whole AAC frames as long as they end before `seconds`."""
-        while self._encoded + AAC_FRAME <= seconds * self._rate and self._decode(AAC_FRAME) >= AAC_FRAME:
+        while self._encoded + AAC_FRAME <= seconds * self._sound.rate and self._fetch(AAC_FRAME) >= AAC_FRAME:
             self._encode(AAC_FRAME)
 
     def finish(self, seconds: Fraction) -> None:
         """Encode what is left of the sound up to `seconds`, the end of the video."""
         self.encode_until(seconds)
-        left = round(seconds * self._rate) - self._encoded
-        if left := min(left, self._decode(left)):
+        left = round(seconds * self._sound.rate) - self._encoded
+        if left := min(left, self._fetch(left)):
             self._encode(left)
         self._container.mux(self._stream.encode(None))
 
-    def _decode(self, samples: int) -> int:
-        """Decode until that many samples wait, or the sound ends; returns how many wait."""
-        while self._waiting.samples < samples and (frame := next(self._frames, False)) is not False:
-            for out in self._resampler.resample(frame):
-                out.pts = None  # the sound starts with the video, whatever its own clock says
-                self._waiting.write(out)
+    def _fetch(self, samples: int) -> int:
+        """Take sound until that many samples wait, or it ends; returns how many wait."""
+        while self._waiting.samples < samples:
+            chunk = next(self._sound.chunks, None)
+            if chunk is None:
+                break
+            self._waiting.write(_frame(chunk, self._sound.rate))
         return self._waiting.samples
 
     def _encode(self, samples: int) -> None:
         frame = self._waiting.read(samples)
         assert frame is not None, "fewer samples wait than were counted"
-        frame.pts, frame.time_base = self._encoded, Fraction(1, self._rate)
+        frame.pts, frame.time_base = self._encoded, Fraction(1, self._sound.rate)
         self._encoded += samples
         self._container.mux(self._stream.encode(frame))
-
-
-def _aac_rate(rate: int) -> int:
-    """The rate itself where AAC knows it, else the lowest one above it, else the highest."""
-    rates = sorted(av.Codec("aac", "w").audio_rates or [rate])
-    return next((known for known in rates if known >= rate), rates[-1])

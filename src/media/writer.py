@@ -52,7 +52,8 @@ class VideoWriter:
         provenance: what made the video.
         all_keyframes: make every frame a key frame: bigger, but each is decoded alone.
         crf: quality of x264, 0 (lossless) to 51; 18 looks like the original.
-        preset: effort of x264, `ultrafast` to `veryslow`.
+        preset: effort of x264, `ultrafast` to `veryslow`; by default `medium`, and `veryfast` with `all_keyframes`, where the search
+            for motion that costs the time has nothing to find.
         threads: threads of x264; 0 takes as many as there are cores.
 
     Raises:
@@ -69,7 +70,7 @@ class VideoWriter:
         provenance: Provenance | None = None,
         all_keyframes: bool = False,
         crf: int = 18,
-        preset: str = "medium",
+        preset: str | None = None,
         threads: int = 0,
     ) -> None:
         if not fps > 0:
@@ -79,7 +80,9 @@ class VideoWriter:
         self._audio = audio
         self._audio_rate = audio_rate
         self._provenance = provenance
-        self._options = {"crf": str(crf), "preset": preset, **({"g": "1"} if all_keyframes else {})}
+        self._options = {"crf": str(crf), "preset": preset or ("veryfast" if all_keyframes else "medium")}
+        if all_keyframes:
+            self._options["g"] = "1"
         self._threads = threads
         self._shape: tuple[int, ...] | None = None
         self._n_frames = 0
