@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import av
 import numpy as np
@@ -92,7 +92,7 @@ class VideoWriter:
         """Seconds written so far."""
         return self._n_frames / self._fps
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "VideoWriter":
         with ExitStack() as stack:
             sound = None if self._audio is None else stack.enter_context(open_sound(self._audio, self._audio_rate))
             temporary = stack.enter_context(atomic_path(self.path))
