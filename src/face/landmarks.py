@@ -156,9 +156,12 @@ def _interpolate(landmarks: Float[np.ndarray, "t n d"], known: Int[np.ndarray, "
     frames = np.arange(len(landmarks))
     after = np.minimum(np.searchsorted(known, frames), len(known) - 1)
     before = np.maximum(after - (known[after] > frames), 0)
+    start, end = landmarks[known[before]], landmarks[known[after]]
     span = np.maximum(known[after] - known[before], 1)
-    weight = np.clip((frames - known[before]) / span, 0.0, 1.0)[:, None, None].astype(landmarks.dtype)
-    return landmarks[known[before]] * (1 - weight) + landmarks[known[after]] * weight
+    elapsed = np.clip(frames - known[before], 0, span)
+    # Slope first, as numpy.interp does: coordinates are truncated to pixels later, so the last bit counts.
+    slope = (end - start) / span[:, None, None].astype(landmarks.dtype)
+    return start + slope * elapsed[:, None, None].astype(landmarks.dtype)
 
 
 def smooth(landmarks: Float[np.ndarray, "t *n"], sigma: float) -> Float[np.ndarray, "t *n"]:
