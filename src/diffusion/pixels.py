@@ -8,8 +8,14 @@ from torch import Tensor
 
 
 def to_signed(image: UInt8[Tensor, "*shape"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "*shape"]:
-    """0..255 -> [-1, 1]: (v/255 - 0.5) / 0.5, computed in `dtype`; black is -1."""
-    return (image.to(dtype) / 255 - 0.5) / 0.5
+    """0..255 -> [-1, 1]; black is -1.
+
+    (v/255 - 0.5) / 0.5 in float64. In float32 that formula would be less exact around 0: (2v - 255) / 255 rounds once and gives what
+    the float64 result rounds to.
+    """
+    if dtype == torch.float64:
+        return (image.to(dtype) / 255 - 0.5) / 0.5
+    return ((2 * image.float() - 255) / 255).to(dtype)
 
 
 def to_unit(image: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -6,8 +6,18 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from diffusers.schedulers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 from jaxtyping import Float, Shaped
 from torch import Tensor
+
+from src.errors import ConfigError
 
 Denoiser = Callable[[Float[Tensor, "b c h w"], Shaped[Tensor, " b"]], Float[Tensor, "b c h w"]]
 """Network output for noisy samples at their time steps."""
@@ -48,20 +58,44 @@ class Scheduler(Protocol):
 
 SchedulerFactory = Callable[..., Scheduler]
 
+# Presets by name. Few steps have to start at the noisiest time step ("trailing"); where a solver can clip x_0 to [-1, 1], it does.
+_FEW_STEPS = {"timestep_spacing": "trailing"}
+_CLIPPED = {"thresholding": True, "sample_max_value": 1.0}
+SAMPLERS: dict[str, Any] = {
+    "ddim": DDIMScheduler,
+    "ddpm": DDPMScheduler,
+    "dpm_solver": partial(DPMSolverMultistepScheduler, algorithm_type="dpmsolver++", **_CLIPPED, **_FEW_STEPS),
+    "unipc": partial(UniPCMultistepScheduler, **_CLIPPED, **_FEW_STEPS),
+    "euler": partial(EulerDiscreteScheduler, **_FEW_STEPS),
+    "euler_ancestral": partial(EulerAncestralDiscreteScheduler, **_FEW_STEPS),
+}
 
-def sampler_for(schedule: Scheduler, sampler: SchedulerFactory | None = None) -> Scheduler:
+
+def sampler_for(schedule: Scheduler, sampler: str | SchedulerFactory | None = None) -> Scheduler:
     """The scheduler that samples a model trained with `schedule`.
 
     Args:
         schedule: noise schedule of the training; lends betas and prediction type.
-        sampler: scheduler class, or a `functools.partial` of one whose keywords replace settings; None samples with `schedule` itself.
+        sampler: name of a preset, scheduler class, or a `functools.partial` of one whose keywords replace settings; None samples with
+            `schedule` itself.
+
+    Raises:
+        ConfigError: there is no such preset, or the object is no scheduler class.
     """
     if sampler is None:
         return schedule
+    if isinstance(sampler, str):
+        if sampler not in SAMPLERS:
+            raise ConfigError(
+                f"sampler={sampler}: choose one of {', '.join(SAMPLERS)}, or a scheduler class of diffusers."
+            )
+        sampler = SAMPLERS[sampler]
     kind: Any = sampler.func if isinstance(sampler, partial) else sampler
     options = sampler.keywords if isinstance(sampler, partial) else {}
     if not (isinstance(kind, type) and hasattr(kind, "from_config")):
-        raise TypeError(f"a sampler is one of diffusers' scheduler classes or a partial of one, not {sampler!r}")
+        raise ConfigError(
+            f"sampler={sampler!r}: choose one of {', '.join(SAMPLERS)}, or a scheduler class of diffusers."
+        )
     return kind.from_config(schedule.config, **options)
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric
 
 from src.diffusion.losses import denoising_loss
@@ -22,6 +22,7 @@ from src.diffusion.sampling import Scheduler, SchedulerFactory, StepCallback, sa
 from src.errors import ConfigError
 from src.lightning_modules.randomness import StepRandomness, seed_of
 from src.metrics.images import PSNR, SSIM
+from src.nn.landmark_driven import LandmarkDrivenUNet
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +44,11 @@ class LandmarkDriven(pl.LightningModule):
     the averaged weights where the EMA callback keeps them.
 
     Args:
-        net: maps (x_t, c, t) to a prediction, e.g. `LandmarkDrivenUNet`.
+        net: maps (x_t, c, t) to a prediction.
         noise_schedule: one of diffusers' schedulers: betas, prediction type and the sampler that the original uses (DDIM).
         optimizer: partial, called with the parameters; only training needs it.
         lr_scheduler: partial, called with `optimizer` and `num_training_steps` (optimiser steps); stepped after every optimiser step.
-        sampler: scheduler class or partial for sampling during validation; None: `noise_schedule` itself.
+        sampler: for sampling during validation, see `src.diffusion.sampling.sampler_for`; None: `noise_schedule` itself.
         sample_steps: of that sampler.
         eval_every_n_epochs: epochs between two evaluations of SSIM and PSNR, starting with the first; 0: never.
         eval_frames: frames of the validation set that are sampled for them; None: all, as the original does.
@@ -56,19 +57,19 @@ class LandmarkDriven(pl.LightningModule):
 
     def __init__(
         self,
-        net: nn.Module,
+        net: LandmarkDrivenUNet,
         noise_schedule: Scheduler,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         lr_scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
         *,
-        sampler: SchedulerFactory | None = None,
+        sampler: str | SchedulerFactory | None = None,
         sample_steps: int = 50,
         eval_every_n_epochs: int = 5,
         eval_frames: int | None = None,
         seed: int = 42,
     ) -> None:
         super().__init__()
-        self.net = net
+        self.net: LandmarkDrivenUNet = net
         self.noise_schedule = noise_schedule
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -160,7 +161,7 @@ class LandmarkDriven(pl.LightningModule):
         noise: Float[Tensor, "b 3 h w"],
         *,
         generators: Sequence[torch.Generator] | None = None,
-        sampler: SchedulerFactory | None = None,
+        sampler: str | SchedulerFactory | None = None,
         steps: int | None = None,
         eta: float = 0.0,
         step_noise: Sequence[Tensor] | None = None,

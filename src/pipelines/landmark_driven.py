@@ -1,0 +1,354 @@
+"""landmark_driven: a face and moving landmarks -> a video, frame by frame."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor
+
+from src.datamodules.landmark_driven import landmark_picture
+from src.datamodules.store import Clip, ClipStore
+from src.diffusion.noise import FrameNoise, NoiseMode
+from src.diffusion.pixels import to_uint8, to_unit
+from src.diffusion.sampling import SchedulerFactory, sampler_for
+from src.errors import ConfigError, FaceError, MediaError
+from src.face.alignment import Alignment, TemplateAlignment, invert, similarity_transform, transform_points
+from src.face.detector import FaceDetector, FaceTracker
+from src.face.landmarks import fill_missing, smooth
+from src.face.topology import NUM_LANDMARKS, RIGID
+from src.face.warp import warp
+from src.lightning_modules.landmark_driven import LandmarkDriven, stack_condition
+from src.media import VideoReader, read_image, resize
+from src.pipelines.video import GENERATED, Frames, Video
+
+log = logging.getLogger(__name__)
+
+REAL, LANDMARKS = "real", "landmarks"
+MAX_FRAMES_WITHOUT_FACE = 250  # of a source video, before the search for a face is given up
+
+Points = Float[np.ndarray, "t 478 d"]
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """The person to be shown: an aligned frame and its landmarks in its pixels."""
+
+    frame: UInt8[np.ndarray, "h w 3"]
+    landmarks: Float[np.ndarray, "478 d"]
+
+
+@dataclass(frozen=True)
+class Driving:
+    """The motion: landmarks in pixels of the aligned frames, and the way to these frames."""
+
+    landmarks: Float[np.ndarray, "t 478 d"]
+    frames: Callable[[range], Frames]
+    fps: float
+    audio: Path | None
+
+
+class LandmarkDrivenPipeline:
+    """Generates each frame from a reference frame, its landmark picture, and the landmark picture of the driving frame.
+
+    The original's video script is `noise="same"`, `steps=50`, `motion="absolute"`, `rounding="down"`, `seed=1`, with the first frame of
+    the driving clip as source.
+
+    Args:
+        model: trained `LandmarkDriven`.
+        sampler: name of a preset in `src.diffusion.sampling.SAMPLERS` (ddim, ddpm, dpm_solver, unipc, euler, euler_ancestral), a scheduler
+            class of diffusers or a partial of one; None: the model's own.
+        steps: of the sampler.
+        eta: randomness of DDIM's steps, 0 (none) to 1 (as DDPM).
+        noise: `same` starting noise for all frames, which is steadier, or `random` for each.
+        motion: `relative` moves the source's own face as the driving face moves; `absolute` takes the driving landmarks as they are,
+            so that the result has the driving face's shape. Both agree where source and driving are the same recording.
+        smoothing: standard deviation in frames of a Gaussian filter over the driving landmarks; 0: none, as in training.
+        batch_size: frames at a time; changes memory and speed, not the result.
+        alignment: how faces of pictures and videos are brought into the crop; must be that of the training data. None: the template
+            alignment of landmark_driven at the model's size.
+        fps: rate to which driving videos are resampled; None keeps theirs.
+        face_model: path of MediaPipe's FaceLandmarker; None: in the models folder.
+        side_by_side: show the real and the landmark frames left of the generated ones.
+        write_real_video: also write the aligned driving frames.
+        write_landmark_video: also write the landmark pictures.
+        rounding: of grey levels; `down` as the original truncates them.
+    """
+
+    def __init__(
+        self,
+        model: LandmarkDriven,
+        *,
+        sampler: str | SchedulerFactory | None = None,
+        steps: int = 50,
+        eta: float = 0.0,
+        noise: NoiseMode = "same",
+        motion: Literal["relative", "absolute"] = "relative",
+        smoothing: float = 0.0,
+        batch_size: int = 16,
+        alignment: Alignment | None = None,
+        fps: float | None = None,
+        face_model: str | Path | None = None,
+        side_by_side: bool = False,
+        write_real_video: bool = False,
+        write_landmark_video: bool = False,
+        rounding: Literal["nearest", "down"] = "nearest",
+    ) -> None:
+        _choose("noise", noise, ("same", "random"))
+        _choose("motion", motion, ("relative", "absolute"))
+        _choose("rounding", rounding, ("nearest", "down"))
+        for name, value in (("steps", steps), ("batch_size", batch_size)):
+            if value < 1:
+                raise ConfigError(f"pipeline.{name}={value}: give 1 or more.")
+        if steps > model.num_train_timesteps:
+            raise ConfigError(f"pipeline.steps={steps}: the model has only {model.num_train_timesteps} noise levels.")
+        sampler_for(model.noise_schedule, sampler)  # a wrong name is told now, not after a minute of detection
+        self.model = model
+        self.sampler = sampler
+        self.steps = steps
+        self.eta = eta
+        self.noise: NoiseMode = noise
+        self.motion = motion
+        self.smoothing = smoothing
+        self.batch_size = batch_size
+        self.resolution: int = model.net.sample_size
+        self.alignment = alignment or TemplateAlignment(self.resolution)
+        if self.alignment.size != (self.resolution, self.resolution):
+            raise ConfigError(
+                f"pipeline.alignment.size={self.alignment.size}: the model makes {self.resolution}x{self.resolution} frames."
+            )
+        self.fps = fps
+        self.face_model = face_model
+        self.beside = (REAL, LANDMARKS) if side_by_side else ()
+        self.companions = (REAL,) * write_real_video + (LANDMARKS,) * write_landmark_video
+        self.rounding: Literal["nearest", "down"] = rounding
+
+    @property
+    def device(self) -> torch.device:
+        """Where the frames are made."""
+        return self.model.device
+
+    def __call__(
+        self,
+        source: str | Path | Clip | UInt8[np.ndarray, "h w 3"] | None = None,
+        audio: str | Path | Float32[np.ndarray, " s"] | None = None,
+        driving: str | Path | Clip | None = None,
+        *,
+        seed: int = 1,
+    ) -> Video:
+        """The video, made when it is read.
+
+        Args:
+            source: the face: a picture, a video (its first frame with a face) or a clip of a clip store, `STORE#CLIP_ID` (its first frame);
+                None: the driving clip.
+            audio: sound of the result, a file or 16 kHz mono; None: the driving clip's.
+            driving: the motion: a video, or a clip of a clip store, `STORE#CLIP_ID`.
+            seed: of the noise.
+
+        Raises:
+            ConfigError: no driving clip was given.
+            FaceError: no face in source or driving clip, or the landmark model is missing.
+            MediaError, StoreError: a file cannot be read.
+        """
+        if driving is None:
+            raise ConfigError("landmark_driven needs a driving clip: give driving=VIDEO or driving=STORE#CLIP_ID.")
+        motion = self.read_driving(driving)
+        portrait = self.read_source(driving if source is None else source)
+        targets = motion.landmarks[..., :2].astype(np.float64)
+        if self.smoothing:
+            targets = smooth(targets, self.smoothing)
+        if self.motion == "relative":
+            targets = transfer_motion(targets, portrait.landmarks[..., :2].astype(np.float64))
+        return self.animate(
+            portrait.frame,
+            self._pictures(portrait.landmarks[None])[0],
+            lambda frames: self._pictures(targets[frames.start : frames.stop]),
+            len(targets),
+            real=motion.frames,
+            fps=motion.fps,
+            audio=Path(audio) if isinstance(audio, str) else motion.audio if audio is None else audio,
+            seed=seed,
+        )
+
+    def animate(
+        self,
+        reference: UInt8[np.ndarray, "h w 3"],
+        reference_landmarks: UInt8[np.ndarray, "h w 3"],
+        target_landmarks: Callable[[range], Frames],
+        n_frames: int,
+        *,
+        real: Callable[[range], Frames] | None = None,
+        fps: float = 25.0,
+        audio: Path | Float32[np.ndarray, " s"] | None = None,
+        seed: int = 1,
+    ) -> Video:
+        """The video of prepared pictures.
+
+        Args:
+            reference: aligned frame of the person.
+            reference_landmarks: its landmark picture.
+            target_landmarks: landmark pictures of a range of frames.
+            n_frames: of the video.
+            real: the aligned driving frames of a range, where they are to be shown or written.
+            fps: frames per second.
+            audio: sound.
+            seed: of the noise.
+        """
+        height, width = reference.shape[:2]
+        streams = {LANDMARKS: target_landmarks} | ({REAL: real} if real else {})
+        constant = {
+            "reference": self._tensor(reference[None]),
+            "reference_landmarks": self._tensor(reference_landmarks[None]),
+        }
+
+        def render() -> Iterator[Mapping[str, Frames]]:
+            noise = FrameNoise((3, height, width), torch.Generator().manual_seed(seed), self.noise)
+            for start in range(0, n_frames, self.batch_size):
+                frames = range(start, min(start + self.batch_size, n_frames))
+                batch = {name: image.expand(len(frames), -1, -1, -1) for name, image in constant.items()}
+                batch["target_landmarks"] = self._tensor(target_landmarks(frames))
+                wanted = {name: streams[name](frames) for name in {*self.beside, *self.companions}}
+                yield {GENERATED: self._denoise(stack_condition(batch), noise, len(frames)), **wanted}
+
+        return Video(render, fps, n_frames, (height, width), audio, companions=self.companions, beside=self.beside)
+
+    @torch.inference_mode()
+    def _denoise(self, condition: Float[Tensor, "b 9 h w"], noise: FrameNoise, n_frames: int) -> Frames:
+        """The next frames; noise comes from the CPU, so that it is the same on every machine."""
+        start, generators = noise.draw(n_frames)
+        frames = self.model.denoise(
+            condition,
+            start.to(condition.device),
+            generators=generators,
+            sampler=self.sampler,
+            steps=self.steps,
+            eta=self.eta,
+        )
+        return to_uint8(to_unit(frames), self.rounding).permute(0, 2, 3, 1).cpu().numpy()
+
+    def _tensor(self, images: Frames) -> UInt8[Tensor, "t 3 h w"]:
+        return torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2)
+
+    def _pictures(self, landmarks: Points) -> Frames:
+        return landmark_picture(landmarks, (self.resolution, self.resolution), self.resolution)
+
+    # --- reading what the user gives
+
+    def read_source(self, source: str | Path | Clip | UInt8[np.ndarray, "h w 3"]) -> Portrait:
+        """The aligned face of a picture, of a video's first frame that shows one, or of a stored clip's first frame."""
+        if (clip := _stored(source)) is not None:
+            frame = resize(clip.frames([0])[0], (self.resolution, self.resolution))
+            return Portrait(frame, self._rescaled(clip.landmarks[:1], clip.size)[0])
+        with FaceDetector("image", model=self.face_model) as detector:
+            for picture in _pictures_of(source):
+                if faces := detector.detect(picture):
+                    matrix = self.alignment.fit(faces[0].landmarks[None], picture.shape[:2])
+                    landmarks = transform_points(faces[0].landmarks[None, :, :2], matrix)[0]
+                    return Portrait(warp(picture[None], matrix, self.resolution)[0], landmarks)
+        name = source if isinstance(source, str | Path) else "the given picture"
+        raise FaceError(f"source={name}: no face was found; give a picture that shows one face from the front.")
+
+    def read_driving(self, driving: str | Path | Clip) -> Driving:
+        """The landmarks of a video or a stored clip, aligned, and the way to its aligned frames."""
+        if (clip := _stored(driving)) is not None:
+            size = (self.resolution, self.resolution)
+            return Driving(
+                self._rescaled(clip.landmarks, clip.size),
+                lambda frames: resize(clip.frames(frames), size),
+                clip.fps,
+                clip.audio_path if clip.has_audio else None,
+            )
+        assert isinstance(driving, str | Path)
+        reader = VideoReader(driving, fps=self.fps)
+        if self.fps is None and reader.info.variable_rate:
+            reader = VideoReader(driving, fps=reader.info.fps)
+        landmarks = self._detect(reader, driving)
+        matrices = self.alignment.fit(landmarks, (reader.info.height, reader.info.width))
+        return Driving(
+            transform_points(landmarks[..., :2], matrices),
+            lambda frames: warp(reader.read(frames), matrices[frames.start : frames.stop], self.resolution),
+            reader.fps,
+            Path(driving) if reader.info.has_audio else None,
+        )
+
+    def _detect(self, reader: VideoReader, path: str | Path) -> Float32[np.ndarray, "t 478 3"]:
+        """Landmarks of every frame in pixels of the video; frames without a face are interpolated."""
+        missing = np.full((NUM_LANDMARKS, 3), np.nan, np.float32)
+        with FaceTracker(model=self.face_model) as tracker:
+            faces = [tracker.track(frame) for chunk in reader.stream() for frame in chunk]
+        found = np.stack([missing if face is None else face.landmarks for face in faces])
+        try:
+            landmarks, valid = fill_missing(found)
+        except FaceError as error:
+            raise FaceError(
+                f"driving={path}: no face was found in any of its {len(found)} frames; give a clip that shows one."
+            ) from error
+        if not valid.all():
+            log.warning(
+                "%s: no face in %d of %d frames; their landmarks are interpolated", path, (~valid).sum(), len(valid)
+            )
+        return landmarks
+
+    def _rescaled(self, landmarks: Points, size: tuple[int, int]) -> Float[np.ndarray, "t 478 2"]:
+        """Landmarks of a stored crop in pixels of this pipeline's; pixel centres lie at integers."""
+        scale = np.array([self.resolution / size[1], self.resolution / size[0]])
+        return (landmarks[..., :2].astype(np.float64) + 0.5) * scale - 0.5
+
+
+def transfer_motion(
+    driving: Float[np.ndarray, "t 478 2"], source: Float[np.ndarray, "478 2"]
+) -> Float[np.ndarray, "t 478 2"]:
+    """Landmarks of the source's face that moves as the driving face does.
+
+    Each driving face is brought onto the source's by the rigid points, which separates head motion from expression. The frame that then
+    comes closest to the source is taken as the state in which the source was portrayed: what other frames differ from it is added to the
+    source, and the head motion since then is applied. Where the source is a frame of the driving clip, the driving landmarks come out.
+
+    Args:
+        driving: pixels of the aligned driving frames.
+        source: pixels of the aligned source.
+    """
+    to_source = similarity_transform(driving[:, RIGID], np.broadcast_to(source[RIGID], (len(driving), len(RIGID), 2)))
+    expressions = transform_points(driving, to_source)
+    start = int(np.square(expressions - source).sum(axis=(1, 2)).argmin())
+    head_motion = to_source[start] @ invert(to_source)
+    return transform_points(source + expressions - expressions[start], head_motion)
+
+
+def _choose(name: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"pipeline.{name}={value}: choose {' or '.join(known)}.")
+
+
+def _stored(given: object) -> Clip | None:
+    """The clip that `STORE#CLIP_ID` names, or None where something else was given."""
+    if isinstance(given, Clip):
+        return given
+    if not isinstance(given, str) or "#" not in given or Path(given).exists():
+        return None
+    root, _, clip_id = given.rpartition("#")
+    store = ClipStore(root)
+    clip = next((clip for clip in store if clip.id == clip_id), None)
+    if clip is None:
+        raise ConfigError(f"{given}: the store has no clip {clip_id!r}; {root}/clips.csv lists its {len(store)} clips.")
+    return clip
+
+
+def _pictures_of(source: object) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """The picture, or the first frames of the video."""
+    if isinstance(source, np.ndarray):
+        yield source
+        return
+    path = Path(str(source))
+    try:
+        yield read_image(path)
+    except MediaError:
+        if not path.is_file():
+            raise
+        reader = VideoReader(path)
+        for i in range(min(len(reader), MAX_FRAMES_WITHOUT_FACE)):
+            yield reader[i]

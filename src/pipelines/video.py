@@ -1,0 +1,98 @@
+"""What a pipeline returns: a video that is made while it is read."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from rich.progress import MofNCompleteColumn, Progress
+
+from src.errors import ConfigError
+from src.media import Provenance, VideoWriter
+
+log = logging.getLogger(__name__)
+
+GENERATED = "generated"
+
+Frames = UInt8[np.ndarray, "t h w 3"]
+
+
+@dataclass(frozen=True)
+class Video:
+    """A generated video, its sound, and the pictures beside it.
+
+    Iterating yields the generated frames in chunks, (t, h, w, 3) uint8 RGB each; nothing is kept, and every iteration makes them anew, with
+    the same result.
+
+    Attributes:
+        render: starts the making: yields chunks, each a dictionary of equally many frames under the names `generated` and those of
+            `companions` and `beside`.
+        fps: frames per second.
+        n_frames: in all.
+        size: height and width of a generated frame.
+        audio: mono samples in [-1, 1] at `audio_rate`, a file whose sound is taken, or None.
+        audio_rate: samples per second.
+        companions: streams that `write` puts into files of their own, `<name>.<companion>.mp4`.
+        beside: streams shown left of the generated frames, from left to right, where the video is written.
+    """
+
+    render: Callable[[], Iterator[Mapping[str, Frames]]]
+    fps: float
+    n_frames: int
+    size: tuple[int, int]
+    audio: Float32[np.ndarray, " s"] | Path | None = None
+    audio_rate: int = 16000
+    companions: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Frames]:
+        return (chunk[GENERATED] for chunk in self.render())
+
+    def __len__(self) -> int:
+        return self.n_frames
+
+    def frames(self) -> Frames:
+        """All generated frames in memory."""
+        return np.concatenate(list(self))
+
+    def picture(self, chunk: Mapping[str, Frames]) -> Frames:
+        """Generated frames of a chunk with those of `beside` on their left."""
+        return np.concatenate([chunk[name] for name in (*self.beside, GENERATED)], axis=2)
+
+
+def write(video: Video, path: Path, provenance: Provenance, *, progress: bool = True) -> list[Path]:
+    """Make the video and write it, with its sound and companions; returns the files.
+
+    Nothing is left of any file if the making or the writing fails. Companions show nothing generated and carry no provenance.
+
+    Args:
+        video: from a pipeline.
+        path: of the .mp4.
+        provenance: goes into the container of the generated video.
+        progress: show a bar.
+    """
+    if path.suffix.lower() != ".mp4":
+        raise ConfigError(f"out={path}: videos are written as .mp4; end the name with it.")
+    files = {name: path.with_name(f"{path.stem}.{name}.mp4") for name in video.companions}
+    sound: dict[str, Any] = {"audio": video.audio, "audio_rate": video.audio_rate}
+    with ExitStack() as stack:
+        main = stack.enter_context(VideoWriter(path, video.fps, provenance=provenance, **sound))
+        writers = {name: stack.enter_context(VideoWriter(file, video.fps, **sound)) for name, file in files.items()}
+        for chunk in _tracked(video) if progress else video.render():
+            main.write(video.picture(chunk))
+            for name, writer in writers.items():
+                writer.write(chunk[name])
+    return [path, *files.values()]
+
+
+def _tracked(video: Video) -> Iterator[Mapping[str, Frames]]:
+    """The chunks, with a progress bar that counts frames."""
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), transient=True) as bar:
+        task = bar.add_task("generating frames", total=video.n_frames)
+        for chunk in video.render():
+            yield chunk
+            bar.advance(task, len(chunk[GENERATED]))
