@@ -72,7 +72,7 @@ def is_complete(file: ModelFile, path: Path) -> bool:
 
 
 def download(
-    file: ModelFile, folder: Path, *, url: str | None = None, progress: Callable[[int, int], None] | None = None
+    file: ModelFile, folder: Path, *, mirror: str | None = None, progress: Callable[[int, int], None] | None = None
 ) -> Path:
     """Fetches a model file unless it is there already; an interrupted download is continued where it stopped.
 
@@ -81,7 +81,7 @@ def download(
     Args:
         file: which one.
         folder: where to put it; made when missing.
-        url: another address for the same content, for a mirror.
+        mirror: an address below which the same content lies under the file's name.
         progress: called with (bytes so far, bytes in all).
 
     Raises:
@@ -91,7 +91,7 @@ def download(
     if is_complete(file, path):
         return path
     part = path.with_name(path.name + ".part")
-    address = url or file.url
+    address = f"{mirror.rstrip('/')}/{file.name}" if mirror else file.url
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _fetch(address, part, file, progress or (lambda done, total: None))
@@ -99,7 +99,7 @@ def download(
         part.replace(path)
     except urllib.error.HTTPError as error:
         raise VisemeError(
-            f"{file.name}: {address} answered {error.code} {error.reason}; try again later or give another address with url=."
+            f"{file.name}: {address} answered {error.code} {error.reason}; try again later or give a mirror."
         ) from error
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or error
@@ -112,7 +112,7 @@ def download(
             f"{file.name}: {error.filename or folder} cannot be written ({error.strerror}); "
             "free some space or set VISEME_MODELS to another folder."
         ) from error
-    log.info("%s is in %s", file.name, folder)
+    log.info("%s: %s (%s)", path, file.purpose, file.licence)
     return path
 
 
@@ -122,7 +122,7 @@ def _fetch(address: str, part: Path, file: ModelFile, progress: Callable[[int, i
     if done >= file.size:
         return
     if urlsplit(address).scheme not in ("https", "http"):
-        raise VisemeError(f"{file.name}: {address} is no http or https address; give one with url=.")
+        raise VisemeError(f"{file.name}: {address} is no http or https address; give another mirror.")
     request = urllib.request.Request(address, headers={"Range": f"bytes={done}-"} if done else {})  # noqa: S310
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:  # noqa: S310
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
@@ -143,5 +143,5 @@ def _check(file: ModelFile, part: Path, address: str) -> None:
         part.unlink()
         raise VisemeError(
             f"{file.name}: what {address} sent has the sha256 {digest[:12]}..., not {file.sha256[:12]}...; "
-            "it was removed: try again or give another address with url=."
+            "it was removed: try again or give another mirror."
         )

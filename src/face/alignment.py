@@ -153,13 +153,20 @@ class MeanFaceAlignment:
 
     @classmethod
     def square(
-        cls, size: int = 128, *, mean_face: str = "large", top: float = 0.336, bottom: float = 0.155, window: int = 7
+        cls,
+        size: int = 128,
+        *,
+        mean_face: str = "large",
+        top: float = 0.336,
+        bottom: float = 0.155,
+        window: int = 7,
+        look_ahead: bool = False,
     ) -> "MeanFaceAlignment":
         """A square crop of any side: the mean face is scaled to it, with these margins above and below, centred sideways."""
         width, height = box_size(load_mean_face(mean_face))
-        side = (height * (1 + top + bottom) / width - 1) / 2
-        scale = size / (height * (1 + top + bottom))
-        return cls(size, mean_face=mean_face, scale=scale, offset=(side, top, bottom), window=window)
+        tall = height * (1 + top + bottom)
+        offset = ((tall / width - 1) / 2, top, bottom)
+        return cls(size, mean_face=mean_face, scale=size / tall, offset=offset, window=window, look_ahead=look_ahead)
 
     @property
     def target_points(self) -> Float[np.ndarray, "5 2"]:
