@@ -20,7 +20,10 @@ PREROLL = 0.5  # seconds decoded before a cut: the first frames after a seek are
 
 
 def read_audio(
-    path: str | os.PathLike[str], sample_rate: int = 16000, start: float = 0.0, duration: float | None = None
+    path: str | os.PathLike[str],
+    sample_rate: int = 16000,
+    start: float | int = 0.0,
+    duration: float | int | None = None,
 ) -> Float32[np.ndarray, " s"]:
     """The first sound stream of a video or sound file: mono (the mean of the channels), in [-1, 1], resampled.
 
@@ -62,7 +65,9 @@ def open_sound_file(path: str | os.PathLike[str]) -> InputContainer:
     return container
 
 
-def aligned_sound(container: InputContainer, rate: int, start: float = 0.0) -> Iterator[Float32[np.ndarray, "c s"]]:
+def aligned_sound(
+    container: InputContainer, rate: int, start: float | int = 0.0
+) -> Iterator[Float32[np.ndarray, "c s"]]:
     """Chunks of one or two channels, resampled; the first sample is the one at `start` seconds after the file's time zero.
 
     Raises:

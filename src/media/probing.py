@@ -4,11 +4,11 @@ import os
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from av.container import InputContainer
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from src.errors import MediaError
 from src.media.containers import ffmpeg_errors, open_container, video_streams
@@ -50,16 +50,18 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class VideoIndex:
-    """A video's description together with the time of each frame.
+    """A video's description together with the time of each frame, in the order in which they are shown.
 
     Attributes:
         info: the description.
-        start: seconds on the container's clock at which the first frame appears.
-        timestamps: seconds since the first frame, increasing; the frames in the order in which they are shown.
+        pts: presentation time stamps in ticks of the container's clock, increasing.
+        keyframe: can be decoded without the frames before it.
+        timestamps: seconds since the first frame.
     """
 
     info: VideoInfo
-    start: float
+    pts: Int64[np.ndarray, " n"] = field(repr=False)
+    keyframe: Bool[np.ndarray, " n"] = field(repr=False)
     timestamps: Float64[np.ndarray, " n"] = field(repr=False)
 
 
@@ -82,10 +84,18 @@ def index_video(path: str | os.PathLike[str]) -> VideoIndex:
     with open_container(path, "video") as container, ffmpeg_errors(path, "video"):
         stream = _video_stream(container, path)
         _check_whole(stream, path)
-        pts, last, frame = _scan(container, stream)
-        if frame is None:
+        packets, frame = _scan(container, stream)
+        if frame is None or not packets:
             raise MediaError(f"No frame of {path} can be decoded; the file is damaged, copy or record it again.")
-        return _describe(path, container, stream, pts, last, frame)
+        return _describe(path, container, stream, packets, frame)
+
+
+class _Packet(NamedTuple):
+    """A frame that is shown, in ticks of the container's clock."""
+
+    pts: int
+    length: int
+    keyframe: bool
 
 
 def _video_stream(container: InputContainer, path: Path) -> Any:
@@ -108,28 +118,26 @@ def _check_whole(stream: Any, path: Path) -> None:
         )
 
 
-def _scan(container: InputContainer, stream: Any) -> tuple[Int64[np.ndarray, " n"], int, Any]:
-    """Sorted time stamps of the packets that are shown, the length of the last one, and the first decoded frame."""
-    pts: list[int] = []
-    lengths: list[int] = []
+def _scan(container: InputContainer, stream: Any) -> tuple[list[_Packet], Any]:
+    """The packets that are shown, in that order, and the first decoded frame."""
+    packets: list[_Packet] = []
     frame = None
     for packet in container.demux(stream):
         if frame is None:
             frame = next(iter(packet.decode()), None)
         if packet.size and not packet.is_discard:
             stamp = packet.pts if packet.pts is not None else packet.dts
-            pts.append(len(pts) if stamp is None else stamp)
-            lengths.append(packet.duration or 0)
-    order = np.argsort(np.array(pts, dtype=np.int64), kind="stable")
-    return np.array(pts, dtype=np.int64)[order], lengths[order[-1]] if lengths else 0, frame
+            packets.append(_Packet(len(packets) if stamp is None else stamp, packet.duration or 0, packet.is_keyframe))
+    return sorted(packets), frame
 
 
-def _describe(path: Path, container: InputContainer, stream: Any, pts: np.ndarray, last: int, frame: Any) -> VideoIndex:
+def _describe(path: Path, container: InputContainer, stream: Any, packets: list[_Packet], frame: Any) -> VideoIndex:
+    pts = np.array([packet.pts for packet in packets], dtype=np.int64)
     intervals = np.diff(pts)
     usual = float(np.median(intervals)) if len(intervals) else 0.0
     base = stream.time_base or Fraction(1, 1000)
     announced = stream.average_rate or stream.guessed_rate or Fraction(25)
-    last = last or round(usual) or round(1 / (announced * base))
+    last = packets[-1].length or round(usual) or round(1 / (announced * base))
     duration = float((int(pts[-1] - pts[0]) + last) * base)
     variable = bool(len(intervals)) and float(np.abs(intervals - usual).max()) > UNEVEN * usual
     fps = len(pts) / duration
@@ -151,4 +159,5 @@ def _describe(path: Path, container: InputContainer, stream: Any, pts: np.ndarra
         audio_rate=audio[0].rate or 0 if audio else 0,
         codec=stream.codec_context.name,
     )
-    return VideoIndex(info, float(pts[0] * base), (pts - pts[0]) * float(base))
+    keyframe = np.array([packet.keyframe for packet in packets])
+    return VideoIndex(info, pts, keyframe, (pts - pts[0]) * float(base))

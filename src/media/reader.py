@@ -3,9 +3,10 @@
 import os
 import weakref
 from collections.abc import Iterator, Sequence
+from typing import SupportsIndex
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Float64, Int, Int64, UInt8
 
 from src.errors import MediaError
 from src.media.decoders import Decoder, DecodingError, open_decoder
@@ -21,7 +22,7 @@ class VideoReader:
 
     Args:
         path: the video.
-        backend: `decord`, or `torchcodec` where it is installed.
+        backend: `decord`; `torchcodec` where it is installed; or `pyav`, which also takes the files that the chosen one cannot read.
         fps: resample to this rate: frame k is the one whose time stamp is nearest to k / fps (the earlier of two equally near), and
             there are round(duration * fps) of them. Works from time stamps, hence for variable rates too. None keeps the frames.
         size: (height, width) to resize to; None keeps the size.
@@ -41,7 +42,7 @@ class VideoReader:
         path: str | os.PathLike[str],
         *,
         backend: str = "decord",
-        fps: float | None = None,
+        fps: float | int | None = None,
         size: tuple[int, int] | None = None,
         threads: int = 1,
     ) -> None:
@@ -58,10 +59,10 @@ class VideoReader:
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
+    def __getitem__(self, i: SupportsIndex) -> UInt8[np.ndarray, "h w 3"]:
         return self.read([i])[0]
 
-    def read(self, indices: Sequence[int] | Int64[np.ndarray, " t"]) -> UInt8[np.ndarray, "t h w 3"]:
+    def read(self, indices: Sequence[SupportsIndex] | Int[np.ndarray, " t"]) -> UInt8[np.ndarray, "t h w 3"]:
         """The frames at `indices`, in that order; negative indices count from the end."""
         frames = self._decode(self._source[np.asarray(indices, dtype=np.int64)].tolist())
         return frames if self._size is None else resize(frames, self._size)
@@ -122,7 +123,7 @@ os.register_at_fork(after_in_child=_forget_decoders)
 
 
 def _resample(
-    timestamps: Float64[np.ndarray, " n"], duration: float, fps: float | None
+    timestamps: Float64[np.ndarray, " n"], duration: float, fps: float | int | None
 ) -> tuple[Int64[np.ndarray, " m"], Float64[np.ndarray, " m"]]:
     """Indices of the frames nearest to k / fps, and these times."""
     if fps is None:

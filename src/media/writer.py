@@ -63,7 +63,7 @@ class VideoWriter:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        fps: float,
+        fps: float | int,
         *,
         audio: Float[np.ndarray, " s"] | str | os.PathLike[str] | None = None,
         audio_rate: int = 16000,
@@ -162,7 +162,7 @@ class VideoWriter:
 def write_video(
     path: str | os.PathLike[str],
     frames: UInt8[np.ndarray, "t h w 3"] | Iterable[UInt8[np.ndarray, "*t h w 3"]],
-    fps: float,
+    fps: float | int,
     **options: Any,
 ) -> None:
     """Write all `frames`, an array or an iterable of frames or chunks; `options` are those of `VideoWriter`."""

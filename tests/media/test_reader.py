@@ -1,0 +1,249 @@
+import multiprocessing
+import pickle
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.errors import MediaError
+from src.media import VideoReader, resize, write_video
+from src.media.reader import _resample
+from tests.media.conftest import numbered_frames, numbers_of
+
+try:
+    from torchcodec.decoders import VideoDecoder  # noqa: F401
+
+    TORCHCODEC = True
+except (ImportError, RuntimeError, OSError):
+    TORCHCODEC = False
+
+needs_torchcodec = pytest.mark.skipif(not TORCHCODEC, reason="torchcodec cannot be loaded")
+backends = pytest.mark.parametrize("backend", ["decord", pytest.param("torchcodec", marks=needs_torchcodec), "pyav"])
+
+
+@backends
+def test_frames_come_back_in_order(numbered, backend):
+    reader = VideoReader(numbered, backend=backend)
+    assert len(reader) == 40
+    assert reader[7].shape == (64, 96, 3)
+    assert reader[7].dtype == np.uint8
+    assert numbers_of(reader.read([3, 39, 0, 3, -1])) == [3, 39, 0, 3, 39]
+    assert numbers_of(np.stack(list(reader))) == list(range(40))
+
+
+@backends
+def test_time_stamps_are_those_of_the_frames(numbered, backend):
+    reader = VideoReader(numbered, backend=backend)
+    np.testing.assert_allclose(reader.timestamps, np.arange(40) / 25, atol=1e-9)
+    assert reader.fps == 25
+
+
+@backends
+@pytest.mark.parametrize("chunk", [1, 7, 40, 100])
+def test_stream_and_random_access_give_identical_frames(numbered, backend, chunk):
+    chunks = list(VideoReader(numbered, backend=backend).stream(chunk))
+    assert max(len(c) for c in chunks) <= chunk
+    backwards = VideoReader(numbered, backend=backend)
+    expected = np.stack([backwards[i] for i in range(39, -1, -1)])[::-1]
+    np.testing.assert_array_equal(np.concatenate(chunks), expected)
+
+
+@backends
+def test_reading_nothing(numbered, backend):
+    assert VideoReader(numbered, backend=backend).read([]).shape == (0, 64, 96, 3)
+
+
+@backends
+def test_index_beyond_the_end(numbered, backend):
+    with pytest.raises(IndexError):
+        VideoReader(numbered, backend=backend)[40]
+
+
+@backends
+@pytest.mark.parametrize(("rotation", "quarters"), [(0, 0), (90, 1), (180, 2), (270, 3)])
+def test_pictures_are_turned_as_the_container_says(numbered, tmp_path, remux, backend, rotation, quarters):
+    stored = VideoReader(numbered).read([0, 20])
+    upright = VideoReader(remux(numbered, tmp_path / "rotated.mp4", rotation=rotation), backend=backend).read([0, 20])
+    np.testing.assert_array_equal(upright, np.rot90(stored, quarters, axes=(1, 2)))
+
+
+@backends
+def test_size_resizes_the_upright_picture(numbered, tmp_path, remux, backend):
+    path = remux(numbered, tmp_path / "rotated.mp4", rotation=90)
+    small = VideoReader(path, backend=backend, size=(30, 20)).read([2, 5])
+    np.testing.assert_array_equal(small, resize(VideoReader(path).read([2, 5]), (30, 20)))
+
+
+@backends
+@pytest.mark.parametrize("fps", [10, 24, 25, 30, 60])
+def test_another_rate_takes_the_nearest_frames(numbered, backend, fps):
+    reader = VideoReader(numbered, backend=backend, fps=fps)
+    assert len(reader) == round(40 / 25 * fps)
+    np.testing.assert_allclose(reader.timestamps, np.arange(len(reader)) / fps)
+    distance = np.abs(np.array(numbers_of(reader.read(range(len(reader))))) / 25 - reader.timestamps)
+    assert distance.max() <= 0.02 + 1e-9 or fps > 25  # half a frame; past the last frame it stays
+    assert distance[:-2].max() <= 0.02 + 1e-9
+
+
+@backends
+def test_variable_rate_is_resampled_by_time_stamps(uneven, backend):
+    path = uneven([0, 4, 20, 24, 28, 60, 64])
+    reader = VideoReader(path, backend=backend, fps=10)
+    #                    0.0 0.1 0.2 0.3 0.4 0.5 0.6 s;  0.4 is nearer to 0.28 than to 0.60
+    assert numbers_of(reader.read(range(7))) == [0, 1, 2, 4, 4, 5, 5]
+
+
+@given(
+    times=st.lists(st.integers(0, 2000), min_size=1, max_size=40, unique=True),
+    tail=st.integers(1, 200),
+    fps=st.floats(1, 120),
+)
+def test_resampling_picks_a_nearest_frame_for_every_tick(times, tail, fps):
+    stamps = (np.sort(times) - min(times)) / 100
+    duration = float(stamps[-1]) + tail / 100
+    source, wanted = _resample(stamps, duration, fps)
+    assert len(source) == len(wanted) == max(1, round(duration * fps))
+    best = np.abs(stamps[None] - wanted[:, None]).min(axis=1)
+    np.testing.assert_allclose(np.abs(stamps[source] - wanted), best, atol=1e-5)
+    assert (np.diff(source) >= 0).all()
+
+
+def test_resampling_to_the_own_rate_keeps_every_frame():
+    for fps in (23.976, 25, 30000 / 1001, 30, 60):
+        source, _ = _resample(np.arange(1000) / fps, 1000 / fps, fps)
+        np.testing.assert_array_equal(source, np.arange(1000))
+
+
+def test_ties_belong_to_the_earlier_frame():
+    source, _ = _resample(np.arange(6) / 25, 6 / 25, 50)
+    assert source.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+
+
+@pytest.mark.parametrize("fps", [0, -25, float("nan")])
+def test_impossible_rate(numbered, fps):
+    with pytest.raises(MediaError, match="above zero"):
+        VideoReader(numbered, fps=fps)
+
+
+@backends
+def test_frames_that_the_container_hides_are_not_counted(numbered, tmp_path, remux, backend):
+    """A cut without re-encoding keeps the frames before it, which the decoder needs, and hides them."""
+    cut = remux(numbered, tmp_path / "cut.mp4", shift=Fraction(-13, 25))
+    reader = VideoReader(cut, backend=backend)
+    assert len(reader) == 27
+    assert numbers_of(reader.read([0, 1, 26])) == [13, 14, 39]
+    assert reader.timestamps[0] == 0
+
+
+@backends
+def test_odd_sizes_are_read(tmp_path, backend):
+    path = tmp_path / "odd.mkv"
+    frames = np.random.default_rng(0).integers(0, 256, (3, 33, 47, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 47, 33, "bgr0"
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    np.testing.assert_array_equal(VideoReader(path, backend=backend).read([0, 1, 2]), frames)
+
+
+@backends
+def test_the_damaged_frame_is_named(tmp_path, backend, one_sentence):
+    path = tmp_path / "damaged.mp4"
+    write_video(path, numbered_frames(40), 25, all_keyframes=True)
+    with av.open(str(path)) as container:
+        position, size = [(p.pos, p.size) for p in container.demux(video=0) if p.size][20]
+    content = bytearray(path.read_bytes())
+    content[position : position + size] = bytes(size)
+    path.write_bytes(content)
+
+    reader = VideoReader(path, backend=backend)
+    with pytest.raises(MediaError, match=r"is damaged: frame \d+ of 40") as caught:
+        for _ in reader.stream():
+            pass
+    message = one_sentence(caught, path)
+    named = int(message.split("frame ")[1].split(" ")[0])
+    assert 20 - 8 <= named <= 20  # decord decodes ahead
+    assert numbers_of(reader.read([2, 35])) == [2, 35]  # the rest is still readable
+
+
+def test_unknown_backend_is_named_with_the_known_ones(numbered):
+    with pytest.raises(MediaError, match=r"'opencv'.*decord, torchcodec, pyav"):
+        VideoReader(numbered, backend="opencv")[0]
+
+
+def test_missing_torchcodec_says_how_to_get_it(numbered, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torchcodec.decoders", None)
+    with pytest.raises(MediaError, match="pip install torchcodec"):
+        VideoReader(numbered, backend="torchcodec")[0]
+
+
+def test_pickled_readers_open_their_own_decoder(numbered):
+    reader = VideoReader(numbered, fps=30, size=(32, 32))
+    expected = reader[11]
+    copy = pickle.loads(pickle.dumps(reader))
+    np.testing.assert_array_equal(copy[11], expected)
+
+
+def _read_in_child(reader: VideoReader, queue) -> None:
+    queue.put(numbers_of(reader.read([30, 2])))
+
+
+def test_a_used_reader_works_in_a_forked_worker(numbered):
+    reader = VideoReader(numbered)
+    assert numbers_of(reader.read([5])) == [5]
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    worker = context.Process(target=_read_in_child, args=(reader, queue))
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == 0
+    assert queue.get() == [30, 2]
+    assert numbers_of(reader.read([6])) == [6]
+
+
+def _resident_megabytes() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory from /proc")
+def test_streaming_takes_constant_memory(tmp_path):
+    """1500 frames of 128x128 are 74 MB: held together, they would show."""
+    path = tmp_path / "long.mp4"
+    write_video(path, (numbered_frames(50, 128, 128) for _ in range(30)), 25, preset="ultrafast")
+    reader = VideoReader(path)
+    used = [_resident_megabytes() for _ in reader.stream(16)]
+    assert len(reader) == 1500
+    assert max(used[10:]) - used[9] < 20
+
+
+@needs_torchcodec
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["WDA_AlexandriaOcasioCortez_000", "d0", "d10", "d12", "d14", "d18", "d20", "s13"])
+def test_both_backends_agree_on_real_clips(shared_clips, name):
+    decord = VideoReader(shared_clips / f"{name}.mp4", fps=25)
+    torchcodec = VideoReader(shared_clips / f"{name}.mp4", fps=25, backend="torchcodec")
+    indices = [0, 1, len(decord) // 2, len(decord) - 1]
+    difference = np.abs(decord.read(indices).astype(int) - torchcodec.read(indices))
+    assert difference.max() <= 1
+
+
+@needs_torchcodec
+def test_both_backends_agree_on_our_own_files(tmp_path):
+    smooth = resize(np.random.default_rng(0).integers(0, 256, (12, 8, 12, 3), dtype=np.uint8), (64, 96))
+    write_video(tmp_path / "a.mp4", smooth, 25)
+    decord, torchcodec = (VideoReader(tmp_path / "a.mp4", backend=b).read(range(12)) for b in ("decord", "torchcodec"))
+    assert np.abs(decord.astype(int) - torchcodec).max() <= 1
+
+
+@pytest.mark.shared
+def test_real_clip_at_the_rate_of_the_store(shared_clips):
+    reader = VideoReader(shared_clips / "d14.mp4", fps=25, size=(64, 64))
+    assert len(reader) == round(536 / 30 * 25)
+    original = VideoReader(shared_clips / "d14.mp4", size=(64, 64))
+    np.testing.assert_array_equal(reader[100], original[120])  # both at 4.00 s
