@@ -12,7 +12,7 @@ Three choices, one interface (configuration group `alignment`): `.size` is the c
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -46,6 +46,7 @@ _TEMPLATE_SIDE, _TEMPLATE_BOX_START, _TEMPLATE_BOX_SIDE = 128, 25, 80
 DEFAULT_TEMPLATE_POINTS = ((48.675, 50.445), (81.325, 50.445), (65.0, 57.687))
 
 
+@runtime_checkable
 class Alignment(Protocol):
     """What the three alignments share."""
 
