@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from src.adapters.landmark_driven import load_diffusers_folder
+from src.adapters.landmark_driven import load_diffusers_folder, release_config
 from src.errors import CheckpointError
 from src.media import atomic_path
 
@@ -74,7 +74,7 @@ def load(path: str | Path, weights: Literal["ema", "last"] = "ema") -> Checkpoin
     if not path.exists():
         raise CheckpointError(f"{path}: there is no such checkpoint.")
     if path.is_dir():
-        return _load_folder(path)
+        return _load_folder(path, weights)
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     return _load_lightning(path, weights)
@@ -98,7 +98,7 @@ def load_pickled(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint; copy or download it again.") from error
 
 
-def _load_lightning(path: Path, weights: str) -> Checkpoint:
+def _load_lightning(path: Path, weights: Literal["ema", "last"]) -> Checkpoint:
     content = load_pickled(path)
     record = content.get(RECORD_KEY) if isinstance(content, dict) else None
     if record is None:
@@ -109,12 +109,12 @@ def _load_lightning(path: Path, weights: str) -> Checkpoint:
     return Checkpoint(path, record["method"], content["current_model_state" if raw else "state_dict"], record["config"])
 
 
-def _load_folder(path: Path) -> Checkpoint:
+def _load_folder(path: Path, weights: Literal["ema", "last"]) -> Checkpoint:
     if (path / WEIGHTS_FILE).exists():
         return _load_safetensors(path / WEIGHTS_FILE)
     if (path / "unet").is_dir():
-        net, state_dict, scheduler = load_diffusers_folder(path)
-        config = {"model": {"net": net, "noise_schedule": scheduler}}
+        net, state_dict, schedule = load_diffusers_folder(path, weights)
+        config = release_config(net, schedule)
         return Checkpoint(path, "landmark_driven", {f"net.{k}": v for k, v in state_dict.items()}, config)
     newest = max(path.rglob("last.ckpt"), key=lambda p: p.stat().st_mtime, default=None)
     hint = f"; did you mean {newest}?" if newest else "."
@@ -195,7 +195,7 @@ def _check_target(target: object) -> None:
     module, _, name = str(target).rpartition(".")
     if target in ALLOWED_FUNCTIONS:
         return
-    if module.startswith(("src.", *ALLOWED_MODULES)):
+    if f"{module}.".startswith(("src.", *ALLOWED_MODULES)):
         try:
             found = getattr(importlib.import_module(module), name, None)
         except ImportError:

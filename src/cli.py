@@ -103,7 +103,8 @@ def _composition_sentence(error: Exception, config_name: str) -> str:
         if key not in known:
             return f"there is no setting {key!r}{_closest(key, known)}; --help lists the settings."
     if isinstance(error, OverrideParseException):
-        return f"the override {error.override!r} cannot be read; quote values that hold special characters."
+        key, _, value = str(error.override).partition("=")
+        return f"the override {error.override} cannot be read; quote special characters twice: '{key}=\"{value}\"'."
     return " ".join(message.split("\n\n")[0].split()) + " (--help lists the settings)."
 
 

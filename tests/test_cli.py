@@ -76,7 +76,7 @@ def test_a_good_command_runs(run):
         (["group.sise=3"], ["'group.sise'", "did you mean 'group.size'?"]),
         (["modus=fine"], ["'modus'", "did you mean 'mode'?"]),
         (["group=smal"], ["conf/group has no 'smal'", "did you mean 'small'?"]),
-        (["mode=[a"], ["'mode=[a'"]),
+        (["mode=a (1)"], ["mode=a (1) cannot be read", """'mode="a (1)"'"""]),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(run, overrides, says):

@@ -1,13 +1,15 @@
 """From a checkpoint to a ready pipeline in one call."""
 
+import inspect
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from hydra.utils import get_class
 
-from src.checkpoint import Checkpoint, instantiate, load
+from src.checkpoint import Checkpoint, check_targets, instantiate, load
 from src.errors import CheckpointError, ConfigError
 
 log = logging.getLogger(__name__)
@@ -63,10 +65,10 @@ def load_pipeline(
     if compile:
         for network in model.children():
             network.compile()
-    settings = dict(checkpoint.config["pipeline"])
-    if unknown := set(options or {}) - set(settings):
-        raise ConfigError(
-            f"{checkpoint.method} has no option {sorted(unknown)[0]!r}; there are: {', '.join(sorted(settings))}."
-        )
+    settings = checkpoint.config["pipeline"]
+    check_targets(settings)
+    known = set(inspect.signature(get_class(settings["_target_"])).parameters) - {"model"}
+    if unknown := set(options or {}) - known:
+        raise ConfigError(f"{checkpoint.method} has no option {min(unknown)!r}; there are: {', '.join(sorted(known))}.")
     log.info("loaded %s (%s weights of %s)", checkpoint.path, weights, checkpoint.method)
-    return instantiate(settings | dict(options or {}), model=model)
+    return instantiate({**settings, **(options or {})}, model=model)
