@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -104,7 +104,7 @@ class FaceDetector:
         """Releases MediaPipe's graph; calling it again does nothing."""
         self._finalizer()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "FaceDetector":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -274,7 +274,7 @@ class FaceTracker:
         self._one.close()
         self._all.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "FaceTracker":
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from numba import njit
 
-from src.errors import FaceError
 from src.face.geometry import invert, scale_of, transform_points
 
 
@@ -30,7 +29,6 @@ def warp(
     if rounding == "truncate":
         return warp_exact(frames, invert(matrices), size)
     height, width = (size, size) if isinstance(size, int) else size
-    _check_counts(len(frames), len(matrices))
     out = np.empty((len(frames), height, width, frames.shape[3]), dtype=np.uint8)
     for frame, crop_to_frame, shrinkage, crop in zip(
         frames, invert(matrices), 1 / scale_of(matrices), out, strict=True
@@ -78,7 +76,6 @@ def warp_exact(
         size: height and width of the crops, or the side of square ones.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    _check_counts(len(frames), len(crop_to_frame))
     out = np.empty((len(frames), height, width, frames.shape[3]), dtype=np.uint8)
     levels = np.arange(256) * (1.0 / 255)
     buffer = np.empty(out.shape[1:], dtype=np.float64)
@@ -88,11 +85,6 @@ def warp_exact(
         np.clip(buffer, min(low, buffer.min()) if buffer.min() <= 0 else low, high, out=buffer)
         crop[:] = (buffer * 255).astype(np.uint8)
     return out
-
-
-def _check_counts(n_frames: int, n_matrices: int) -> None:
-    if n_frames != n_matrices:
-        raise FaceError(f"There are {n_frames} frames and {n_matrices} transforms: give one transform per frame.")
 
 
 @njit(cache=True, nogil=True)
