@@ -26,7 +26,7 @@ import os
 import re
 import wave
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
@@ -43,6 +43,7 @@ SPLITS = ("train", "validation", "test")
 SAMPLE_RATE = 16_000
 N_LANDMARKS = 478
 N_BLENDSHAPES = 52
+CLIP_FOLDERS = {"video": (".mp4",), "audio": (".wav",), "landmarks": (".npy",)}
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}")  # a file name everywhere, and never "<id>.valid"
 OPEN_READERS = 32  # per process, of about 3 MB each
 
@@ -216,7 +217,7 @@ def _to_cell(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    return format(value, ".6g") if isinstance(value, float) else str(value)
+    return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 _PARSERS: dict[Any, Any] = {
@@ -244,6 +245,12 @@ class Failure:
 def samples_of(frame: int, fps: float) -> int:
     """Index of the first sound sample of video frame `frame`."""
     return round(frame * SAMPLE_RATE / fps)
+
+
+def clip_files(root: Path, id: str) -> list[Path]:
+    """Where all files of a clip lie, whether they exist or not; features and selections aside."""
+    arrays = [root / "landmarks" / f"{id}{kind}.npy" for kind in ("", ".blendshapes", ".valid", ".transforms")]
+    return [root / "video" / f"{id}.mp4", root / "audio" / f"{id}.wav", *arrays]
 
 
 class ClipStore:
@@ -372,8 +379,6 @@ def write_clip(
         n_valid=int(valid.sum()),
         **measures,
     )
-    for path in (clip.video_path, clip.audio_path, clip.array_path()):
-        path.parent.mkdir(parents=True, exist_ok=True)
     height, width = _write_frames(clip, frames, crf, provenance)
     for kind, array in arrays.items():
         if array is not None:
@@ -481,7 +486,7 @@ class StoreWriter:
         write_rows(self.root / "clips.csv", tuple(COLUMNS), [clip.row() for clip in self._clips.values()])
 
     def finish(self) -> None:
-        """Sort clips.csv by id and write the selection indexes."""
+        """Sort clips.csv by id, write the selection indexes, and remove what killed runs left behind."""
         self.replace(self._clips.values())
         for name, rule in SELECTIONS.items():
             rows = [
@@ -489,6 +494,8 @@ class StoreWriter:
             ]
             write_rows(self.root / "selection" / f"{name}.csv", ("id", "frames"), rows)
         _read_selection.cache_clear()
+        for path in _leftovers(self.root, self._clips):
+            path.unlink()
 
     def _recover(self) -> list[Clip]:
         """Clips of an earlier run; an unfinished last line (the machine stopped while writing) is cut off first."""
@@ -522,11 +529,21 @@ def _fit(audio: Float32[np.ndarray, "s"], n_samples: int) -> Float32[np.ndarray,
     return np.pad(audio[:n_samples], (0, max(0, n_samples - len(audio))))
 
 
+def _leftovers(root: Path, ids: Container[str]) -> list[Path]:
+    """Temporary files, and the files of clips that have no row."""
+    return [
+        path
+        for folder, suffixes in CLIP_FOLDERS.items()
+        for path in (root / folder).glob("*")
+        if path.name.startswith(".") or (path.suffix in suffixes and path.name.split(".")[0] not in ids)
+    ] + [path for folder in (root, root / "selection") for path in folder.glob(".*.tmp*")]
+
+
 def _require_files(root: Path, clips: Sequence[Clip]) -> None:
     """StoreError that counts all missing files and names the first."""
     present = {
         folder: {path.name for path in (root / folder).iterdir()} if (root / folder).is_dir() else set()
-        for folder in ("video", "audio", "landmarks")
+        for folder in CLIP_FOLDERS
     }  # three listings instead of five look-ups per clip
     missing = [
         path

@@ -7,13 +7,15 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from src.errors import StoreError
 from src.media import atomic_path
 
 
 def append_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
     """Append rows to a CSV file (with its header if new) in one write that reaches the disk before this returns.
 
-    A write that fails half-way (disk full) is taken back.
+    Raises:
+        StoreError: the disk is full; what was written of the rows is taken back.
     """
     if not rows:
         return
@@ -23,18 +25,15 @@ def append_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, 
         payload = _to_csv(columns, rows, header=end == 0)
         try:
             if file.write(payload) != len(payload):
-                raise OSError(
-                    errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)
-                )  # a short write is how a full disk begins
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # how a disk that is nearly full answers
             os.fsync(file.fileno())
-        except OSError:
+        except OSError as error:
             file.truncate(end)
-            raise
+            raise StoreError(f"{path} cannot grow ({error.strerror}): free some space and start again.") from error
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
     """Write a CSV file as a whole, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(_to_csv(columns, rows, header=True))
 

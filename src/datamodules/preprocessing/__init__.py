@@ -1,0 +1,1 @@
+"""Raw recordings -> clip store: what `tools/preprocess.py` runs."""
