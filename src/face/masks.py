@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numba import njit
 
-from src.face.landmarks import bounding_boxes, inter_ocular_distance
+from src.face.landmarks import bounding_boxes, detected, inter_ocular_distance
 from src.face.topology import FACE_OVAL, IBUG68_GROUPS, LIPS_OUTER, NUM_LANDMARKS
 
 Region = Literal["face", "mouth", "lips", "lower_face"]
 
-# Lower contour from ear to ear over the chin; closed over the base of the nose it bounds what speech moves.
-_JAW = np.array([234, 93, 132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288, 361, 323, 454])
+# From cheek to cheek over the chin; closed over the base of the nose this bounds what speech moves.
+_JAW = np.array([93, 132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288, 361, 323])
 _OUTLINES = {"face": FACE_OVAL, "lips": LIPS_OUTER, "mouth": LIPS_OUTER, "lower_face": np.append(_JAW, 2)}
 
 _LIPS_IBUG68 = np.arange(68)[IBUG68_GROUPS["outer_lip"]]
@@ -23,7 +23,7 @@ _OUTLINES_IBUG68 = {
     "face": np.concatenate([np.arange(17), np.arange(26, 16, -1)]),
     "lips": _LIPS_IBUG68,
     "mouth": _LIPS_IBUG68,
-    "lower_face": np.append(np.arange(1, 16), 33),
+    "lower_face": np.append(np.arange(2, 15), 33),
 }
 
 
@@ -41,6 +41,7 @@ def region_masks(
     """
     reach = margin * inter_ocular_distance(landmarks[..., :2])
     outline = _outline(landmarks[..., :2].astype(np.float64), region)
+    outline[~detected(landmarks)] = np.nan
     if region == "mouth":
         grown = bounding_boxes(outline) + reach[:, None] * np.array([-1.0, -1.0, 1.0, 1.0])
         return box_masks(grown, size)
@@ -105,4 +106,5 @@ def _fill_polygons(polygons, masks):
             for k in range(0, count - 1, 2):
                 first = max(0, int(np.ceil(ordered[k])))
                 last = min(width - 1, int(np.floor(ordered[k + 1])))
-                masks[t, row, first : last + 1] = True
+                if first <= last:  # else beyond the left or right border
+                    masks[t, row, first : last + 1] = True
