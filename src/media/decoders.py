@@ -2,7 +2,8 @@
 
 import importlib
 import logging
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import av
 import numpy as np
@@ -81,63 +82,94 @@ class TorchCodecDecoder:
             raise DecodingError from error
 
 
+class _Timed(NamedTuple):
+    """A decoded frame and when it is shown."""
+
+    time: int
+    frame: Any
+
+
 class PyAVDecoder:
-    """PyAV: takes what the two others cannot, by the time stamps of the frames; slower at random access.
+    """PyAV: goes by the time stamps of the decoded frames, and so takes what the two others cannot; slower at random access.
 
     Where a file shows a frame longer instead of storing the next one, that frame is returned again.
     """
 
     def __init__(self, index: VideoIndex, threads: int) -> None:
-        self._pts = index.pts
-        self._key_pts = index.pts[index.keyframe]
+        self._path = index.info.path
+        self._threads = threads
         self._turns = index.info.rotation // 90
-        self._container = open_container(index.info.path, "video")
-        self._stream = video_streams(self._container)[0]
-        self._stream.thread_count = threads
-        self._restart(None)
+        # Without time stamps, frames are known by their number, counted from the beginning.
+        self._seekable = index.stamped
+        self._times = index.pts if index.stamped else np.arange(index.info.n_frames)
+        self._keys = np.flatnonzero(index.keyframe)
+        self._shown: _Timed | None = None  # the last frame that was returned
+        self._ahead: _Timed | None = None  # the one after it, if it is decoded already
+        self._open()
 
     def read(self, indices: list[int]) -> UInt8[np.ndarray, "t h w 3"]:
         """The frames at `indices`, RGB."""
         try:
-            pictures = {i: self._at(int(self._pts[i])) for i in sorted(set(indices))}
-        except (av.FFmpegError, OSError, StopIteration) as error:
+            pictures = {i: self._picture(i) for i in sorted(set(indices))}
+        except (av.FFmpegError, OSError) as error:
+            self._shown = None  # the next call has to seek
             raise DecodingError from error
         return np.stack([pictures[i] for i in indices])
 
-    def _at(self, pts: int) -> UInt8[np.ndarray, "h w 3"]:
-        if self._shown is not None and (pts < _pts(self._shown) or self._key_between(_pts(self._shown), pts)):
-            self._restart(pts)
-        while self._shown is None or _pts(self._shown) < pts:
-            if self._following is None:
-                self._following = next(self._frames, None)
-            if self._following is None or (self._shown is not None and _pts(self._following) > pts):
+    def _picture(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
+        shown = self._advance(self._start(i), int(self._times[i]))
+        return np.ascontiguousarray(np.rot90(shown.frame.to_ndarray(format="rgb24"), self._turns))
+
+    def _start(self, i: int) -> _Timed:
+        """A decoded frame from which to go on to frame `i`: the current one, or after a seek the key frame before `i`."""
+        if self._shown is not None:
+            here = np.searchsorted(self._times, self._shown.time)
+            key = self._keys[self._keys <= i].max(initial=0)
+            if here <= i and key <= here + 1:
+                return self._shown
+        time = int(self._times[i])
+        first = self._seek(time) if self._seekable else None
+        if first is None or first.time > time:  # some containers cannot seek, or land too late
+            self._open()
+            first = next(self._frames, None)
+        if first is None:
+            raise DecodingError
+        return first
+
+    def _advance(self, shown: _Timed, time: int) -> _Timed:
+        """The last frame that does not come after `time`."""
+        while shown.time < time:
+            self._ahead = self._ahead or next(self._frames, None)
+            if self._ahead is None or self._ahead.time > time:
                 break
-            self._shown, self._following = self._following, None
-        if self._shown is None:
-            raise StopIteration("no frame was decoded")
-        return np.ascontiguousarray(np.rot90(self._shown.to_ndarray(format="rgb24"), self._turns))
+            shown, self._ahead = self._ahead, None
+        self._shown = shown
+        return shown
 
-    def _key_between(self, after: int, until: int) -> bool:
-        return bool(np.searchsorted(self._key_pts, after, "right") < np.searchsorted(self._key_pts, until, "right"))
+    def _open(self) -> None:
+        self._container = open_container(self._path, "video")
+        self._stream = video_streams(self._container)[0]
+        self._stream.thread_count = self._threads
+        self._frames, self._ahead = self._decode(), None
 
-    def _restart(self, pts: int | None) -> None:
-        """Continue at the key frame at or before `pts`; without `pts`, at the beginning."""
-        if pts is not None:
-            self._container.seek(pts, stream=self._stream)
-        self._frames = self._container.decode(self._stream)
-        self._shown: Any = None  # the last frame that was returned
-        self._following: Any = None  # decoded, but not yet shown
+    def _seek(self, time: int) -> _Timed | None:
+        self._container.seek(time, stream=self._stream)
+        self._frames, self._ahead = self._decode(), None
+        return next(self._frames, None)
+
+    def _decode(self) -> Iterator[_Timed]:
+        for number, frame in enumerate(self._container.decode(self._stream)):
+            yield _Timed(frame.pts if self._seekable else number, frame)
 
 
-def _pts(frame: Any) -> int:
-    return frame.pts if frame.pts is not None else frame.dts
-
+# Containers with a table of their frames. In others (AVI, MPEG-TS) decord and torchcodec miss frames or return wrong ones.
+INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 
 BACKENDS = {"decord": DecordDecoder, "torchcodec": TorchCodecDecoder, "pyav": PyAVDecoder}
 
 
 def open_decoder(index: VideoIndex, backend: str, threads: int) -> Decoder:
-    """A decoder of the video by the library of that name, or by PyAV where that one cannot read the file.
+    """A decoder of the video by the library of that name, or by PyAV where that one would err.
 
     decord has no wheel for some machines, and is replaced there too.
 
@@ -146,6 +178,8 @@ def open_decoder(index: VideoIndex, backend: str, threads: int) -> Decoder:
     """
     if backend not in BACKENDS:
         raise MediaError(f"There is no video back end {backend!r}; choose one of {', '.join(BACKENDS)}.")
+    if index.container not in INDEXED:
+        return PyAVDecoder(index, threads)
     try:
         return BACKENDS[backend](index, threads)
     except UnsuitableError as error:

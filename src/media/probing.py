@@ -54,12 +54,16 @@ class VideoIndex:
 
     Attributes:
         info: the description.
+        container: FFmpeg's name of the container, such as `mov,mp4,m4a,3gp,3g2,mj2`.
+        stamped: every frame has a time stamp of its own; old containers leave some or all to be guessed.
         pts: presentation time stamps in ticks of the container's clock, increasing.
         keyframe: can be decoded without the frames before it.
         timestamps: seconds since the first frame.
     """
 
     info: VideoInfo
+    container: str
+    stamped: bool
     pts: Int64[np.ndarray, " n"] = field(repr=False)
     keyframe: Bool[np.ndarray, " n"] = field(repr=False)
     timestamps: Float64[np.ndarray, " n"] = field(repr=False)
@@ -96,6 +100,7 @@ class _Packet(NamedTuple):
     pts: int
     length: int
     keyframe: bool
+    stamped: bool
 
 
 def _video_stream(container: InputContainer, path: Path) -> Any:
@@ -126,8 +131,8 @@ def _scan(container: InputContainer, stream: Any) -> tuple[list[_Packet], Any]:
         if frame is None:
             frame = next(iter(packet.decode()), None)
         if packet.size and not packet.is_discard:
-            stamp = packet.pts if packet.pts is not None else packet.dts
-            packets.append(_Packet(len(packets) if stamp is None else stamp, packet.duration or 0, packet.is_keyframe))
+            stamp = next((t for t in (packet.pts, packet.dts) if t is not None), len(packets))
+            packets.append(_Packet(stamp, packet.duration or 0, packet.is_keyframe, packet.pts is not None))
     return sorted(packets), frame
 
 
@@ -159,5 +164,11 @@ def _describe(path: Path, container: InputContainer, stream: Any, packets: list[
         audio_rate=audio[0].rate or 0 if audio else 0,
         codec=stream.codec_context.name,
     )
-    keyframe = np.array([packet.keyframe for packet in packets])
-    return VideoIndex(info, pts, keyframe, (pts - pts[0]) * float(base))
+    return VideoIndex(
+        info,
+        container=container.format.name,
+        stamped=all(packet.stamped for packet in packets),
+        pts=pts,
+        keyframe=np.array([packet.keyframe for packet in packets]),
+        timestamps=(pts - pts[0]) * float(base),
+    )

@@ -1,5 +1,6 @@
 """Reading frames: by index or as a stream, upright, at any rate and size."""
 
+import logging
 import os
 import weakref
 from collections.abc import Iterator, Sequence
@@ -9,9 +10,11 @@ import numpy as np
 from jaxtyping import Float64, Int, Int64, UInt8
 
 from src.errors import MediaError
-from src.media.decoders import Decoder, DecodingError, open_decoder
+from src.media.decoders import Decoder, DecodingError, PyAVDecoder, open_decoder
 from src.media.images import resize
 from src.media.probing import index_video
+
+log = logging.getLogger(__name__)
 
 
 class VideoReader:
@@ -78,22 +81,21 @@ class VideoReader:
         try:
             return self._open().read(source)
         except DecodingError as error:
-            bad = self._first_damaged(sorted(source))
+            log.warning("%s: the back end failed, PyAV takes over", self.info.path)
+            log.debug("The back end's error", exc_info=error)
+        # decord and torchcodec do not say which frame it was; decord decodes ahead and then fails at all of them.
+        self._decoder = PyAVDecoder(self._index, self._threads)
+        frames = {i: self._decode_one(i) for i in sorted(set(source))}
+        return np.stack([frames[i] for i in source])
+
+    def _decode_one(self, i: int) -> UInt8[np.ndarray, "h w 3"]:
+        try:
+            return self._open().read([i])[0]
+        except DecodingError as error:
             raise MediaError(
-                f"{self.info.path} is damaged: frame {bad} of {self.info.n_frames} ({self._index.timestamps[bad]:.2f} s) cannot be "
+                f"{self.info.path} is damaged: frame {i} of {self.info.n_frames} ({self._index.timestamps[i]:.2f} s) cannot be "
                 "decoded; copy or download it again, or cut the damaged part out."
             ) from error
-
-    def _first_damaged(self, source: list[int]) -> int:
-        self._decoder = None  # after an error, decord fails at every frame
-        try:
-            for i in source:
-                self._open().read([i])
-        except DecodingError:
-            return i
-        finally:
-            self._decoder = None
-        return source[0]
 
     def _open(self) -> Decoder:
         if self._decoder is None:
