@@ -112,8 +112,7 @@ class FaceDetector:
 
     def _open(self) -> None:
         self._mediapipe, self._landmarker = _create_landmarker(self._model, self.mode, self.max_faces, self._confidence)
-        # Also runs at the interpreter's exit, before MediaPipe's own clean-up could come too late.
-        self._finalizer = weakref.finalize(self, self._landmarker.close)
+        self._finalizer = weakref.finalize(self, _close_landmarker, self._landmarker)
 
     def _tick(self, timestamp: float | None) -> int:
         """The next time stamp for MediaPipe, in ms: always later than the one before."""
@@ -160,6 +159,15 @@ def _create_landmarker(model: Path, mode: str, max_faces: int, confidence: float
         raise FaceError(
             f"The face landmark model {model} cannot be read: fetch it again with `python tools/download_models.py`."
         ) from error
+
+
+def _close_landmarker(landmarker: Any) -> None:
+    """Frees MediaPipe's graph; at the interpreter's exit, when its worker thread is gone, leaves that to the operating system."""
+    try:
+        landmarker.close()
+    except RuntimeError:
+        landmarker._handle = None  # else its destructor tries again and prints a traceback
+        log.debug("MediaPipe's graph was still open at the interpreter's exit")
 
 
 def _missing_library_message(reason: str) -> str:
