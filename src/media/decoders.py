@@ -15,6 +15,9 @@ from src.media.probing import VideoIndex
 
 log = logging.getLogger(__name__)
 
+# Containers with a table of their frames. In others (AVI, MPEG-TS) decord and torchcodec miss frames or return wrong ones.
+INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+
 
 class UnsuitableError(Exception):
     """A library cannot read a file in the way that the index describes it."""
@@ -90,18 +93,19 @@ class _Timed(NamedTuple):
 
 
 class PyAVDecoder:
-    """PyAV: goes by the time stamps of the decoded frames, and so takes what the two others cannot; slower at random access.
+    """PyAV: goes by the time stamps of the decoded frames, and so takes what the two others cannot.
 
-    Where a file shows a frame longer instead of storing the next one, that frame is returned again.
+    Random access is slower, and slow in containers without a table of their frames, which are decoded from the beginning. Where a
+    file shows a frame longer instead of storing the next one, that frame is returned again.
     """
 
     def __init__(self, index: VideoIndex, threads: int) -> None:
         self._path = index.info.path
         self._threads = threads
         self._turns = index.info.rotation // 90
-        # Without time stamps, frames are known by their number, counted from the beginning.
-        self._seekable = index.stamped
-        self._times = index.pts if index.stamped else np.arange(index.info.n_frames)
+        # Elsewhere, a seek may land anywhere and time stamps after it are guesses: frames are counted from the beginning.
+        self._seekable = index.container in INDEXED and index.stamped
+        self._times = index.pts if self._seekable else np.arange(index.info.n_frames)
         self._keys = np.flatnonzero(index.keyframe)
         self._shown: _Timed | None = None  # the last frame that was returned
         self._ahead: _Timed | None = None  # the one after it, if it is decoded already
@@ -129,7 +133,7 @@ class PyAVDecoder:
                 return self._shown
         time = int(self._times[i])
         first = self._seek(time) if self._seekable else None
-        if first is None or first.time > time:  # some containers cannot seek, or land too late
+        if first is None or first.time > time:
             self._open()
             first = next(self._frames, None)
         if first is None:
@@ -161,9 +165,6 @@ class PyAVDecoder:
         for number, frame in enumerate(self._container.decode(self._stream)):
             yield _Timed(frame.pts if self._seekable else number, frame)
 
-
-# Containers with a table of their frames. In others (AVI, MPEG-TS) decord and torchcodec miss frames or return wrong ones.
-INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 
 BACKENDS = {"decord": DecordDecoder, "torchcodec": TorchCodecDecoder, "pyav": PyAVDecoder}
 

@@ -1,5 +1,6 @@
 import multiprocessing
 import pickle
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -140,6 +141,32 @@ def test_frames_that_the_container_hides_are_not_counted(numbered, tmp_path, rem
 
 
 @backends
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.avi", "mpeg4"), ("a.ts", "libx264"), ("a.flv", "libx264"), ("a.mpg", "mpeg1video"), ("a.mkv", "libx264")],
+)
+def test_every_container_is_read_alike_forwards_and_backwards(tmp_path, backend, name, codec):
+    path = tmp_path / name
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, bit_rate=1_000_000)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 96, 64, "yuv420p", 12
+        stream.max_b_frames = 0 if codec == "mpeg1video" else 2
+        for picture in numbered_frames(40):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    forwards = VideoReader(path, backend=backend).read(range(40))
+    assert numbers_of(forwards) == list(range(40))
+    reader = VideoReader(path, backend=backend)
+    np.testing.assert_array_equal(np.stack([reader[i] for i in range(39, -1, -1)])[::-1], forwards)
+
+
+def test_without_decord_pyav_reads(numbered, monkeypatch):
+    expected = VideoReader(numbered).read([3, 12])
+    monkeypatch.setitem(sys.modules, "decord", None)
+    np.testing.assert_array_equal(VideoReader(numbered).read([3, 12]), expected)
+
+
+@backends
 def test_odd_sizes_are_read(tmp_path, backend):
     path = tmp_path / "odd.mkv"
     frames = np.random.default_rng(0).integers(0, 256, (3, 33, 47, 3), dtype=np.uint8)
@@ -178,7 +205,7 @@ def test_unknown_backend_is_named_with_the_known_ones(numbered):
 
 
 def test_missing_torchcodec_says_how_to_get_it(numbered, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torchcodec.decoders", None)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     with pytest.raises(MediaError, match="pip install torchcodec"):
         VideoReader(numbered, backend="torchcodec")[0]
 
