@@ -6,7 +6,7 @@ out, with the reason; it is never replaced.
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -83,6 +83,7 @@ class Values:
         self.absent.update(dict.fromkeys(names, reason))
 
 
+@runtime_checkable
 class Measure(Protocol):
     """Something that is measured in one pass over the frames of a clip."""
 

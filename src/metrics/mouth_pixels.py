@@ -11,13 +11,11 @@ Both are stand-ins for landmarks detected in the generated frames, and are named
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from src.face.geometry import similarity_transform, transform_points
-from src.face.landmarks import inter_ocular_distance
 from src.face.topology import STABLE
 from src.face.warp import warp
 from src.metrics.lip_sync import pearson
@@ -26,6 +24,7 @@ PATCH = (12, 16)  # height and width in pixels
 EYE_DISTANCE = 22.0  # patch pixels between the outer eye corners: the patch is 0.73 eye distances wide
 MOUTH_ROW = 4.0  # patch row of the mouth corners; the jaw drops, so that more of the patch lies below
 MOUTH_CORNERS = (61, 291)
+EYE_CORNERS = (33, 263)  # the outer ones
 LUMA = np.array([0.299, 0.587, 0.114], np.float32) / 255  # ITU-R BT.601, to [0, 1]
 FOLDS = 4
 
@@ -42,12 +41,18 @@ def mouth_transforms(landmarks: Float[np.ndarray, "t 478 d"]) -> Float[np.ndarra
     """
     points = landmarks[..., :2].astype(np.float64)
     stable = points[:, STABLE]
-    centred = stable - stable.mean(axis=1, keepdims=True)
-    shape = np.median(centred / inter_ocular_distance(points)[:, None, None], axis=0)
-    steady = similarity_transform(stable, EYE_DISTANCE * shape)
+    steady = similarity_transform(stable, EYE_DISTANCE * _upright_shape(stable))
     corners = transform_points(points[:, MOUTH_CORNERS, :], steady)
     steady[:, :2, 2] += [(PATCH[1] - 1) / 2, MOUTH_ROW] - np.median(corners.mean(axis=1), axis=0)
     return steady
+
+
+def _upright_shape(stable: Float[np.ndarray, "t 5 2"]) -> Float[np.ndarray, "5 2"]:
+    """Median over time of the stable points, with the line through the outer eye corners made horizontal and of length 1."""
+    left, right = (STABLE.tolist().index(corner) for corner in EYE_CORNERS)
+    points = stable @ np.array([1, 1j])  # t 5, as complex numbers: dividing rotates and scales
+    upright = (points - points.mean(axis=1, keepdims=True)) / (points[:, right] - points[:, left])[:, None]
+    return np.median(np.stack([upright.real, upright.imag], axis=-1), axis=0)
 
 
 def mouth_patches(frames: UInt8[np.ndarray, "t h w 3"], transforms: Float[np.ndarray, "t 3 3"]) -> Patches:
@@ -75,7 +80,7 @@ class MouthReader:
     quality: float
 
     @classmethod
-    def fit(cls, patches: Patches, opening: Float[np.ndarray, " t"], known: Bool[np.ndarray, " t"]) -> Self:
+    def fit(cls, patches: Patches, opening: Float[np.ndarray, " t"], known: Bool[np.ndarray, " t"]) -> "MouthReader":
         """Fit on the frames where `opening` is known; at least two frames per fold are needed."""
         patches, opening = patches[known].astype(np.float64), opening[known].astype(np.float64)
         held_out = np.empty_like(opening)
