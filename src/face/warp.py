@@ -114,27 +114,32 @@ def _warp_float(frame, matrix, levels, out):
 @njit(cache=True, nogil=True)
 @no_type_check
 def _box_shrink(frame, factor, left, top, out):
-    """Means of factor x factor pixel blocks, starting at (left, top); blocks at the frame's end are smaller."""
+    """Means of factor x factor pixel blocks, starting at (left, top); blocks at the frame's end are smaller.
+
+    Sums over rows first, contiguous in memory, then over the columns of every channel: loops that the compiler vectorises.
+    """
     rows, cols, channels = frame.shape
-    right = min(left + factor * out.shape[1], cols)
-    sums = np.empty((right - left) * channels, dtype=np.int32)
+    width = min(factor * out.shape[1], cols - left)
+    sums = np.empty((width, channels), dtype=np.uint32)
+    flat_sums = sums.reshape(-1)
     for r in range(out.shape[0]):
-        y0 = top + r * factor
-        y1 = min(y0 + factor, rows)
-        sums[:] = 0
-        for y in range(y0, y1):
-            row = frame[y, left:right].reshape(-1)
-            for i in range(sums.size):
-                sums[i] += row[i]
-        for c in range(out.shape[1]):
-            x0 = c * factor
-            x1 = min(x0 + factor, right - left)
-            norm = np.float32(1.0) / np.float32((y1 - y0) * (x1 - x0))
-            for k in range(channels):
-                total = np.int32(0)
-                for x in range(x0, x1):
-                    total += sums[x * channels + k]
+        first = top + r * factor
+        last = min(first + factor, rows)
+        flat_sums[:] = 0
+        for y in range(first, last):
+            row = frame[y, left : left + width].reshape(-1)
+            for i in range(row.size):
+                flat_sums[i] += row[i]
+        for k in range(channels):
+            norm = np.float32(1.0) / np.float32((last - first) * factor)
+            for c in range(width // factor):
+                total = np.float32(0)
+                for x in range(factor):
+                    total += np.float32(sums[c * factor + x, k])
                 out[r, c, k] = total * norm
+        for c in range(width // factor, out.shape[1]):
+            for k in range(channels):
+                out[r, c, k] = sums[c * factor :, k].sum() / ((last - first) * (width - c * factor))
 
 
 @njit(cache=True, nogil=True)

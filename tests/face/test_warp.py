@@ -107,3 +107,12 @@ def test_there_and_back_restores_the_inside():
     core = np.zeros_like(inside)
     core[25:50, 25:45] = True
     assert np.abs(back[0][core].astype(int) - frames[0][core]).mean() < 2
+
+
+@pytest.mark.parametrize("factor", [2, 3, 5])
+def test_an_even_picture_stays_even_up_to_its_last_partial_block(factor):
+    frames = np.full((1, 31, 47, 3), 180, np.uint8)
+    matrix = np.diag([1 / factor, 1 / factor, 1.0])
+    matrix[:2, 2] = (1 / factor - 1) / 2
+    small = warp(frames, matrix[None], (31 // factor, 47 // factor))
+    assert (small == 180).all()
