@@ -14,6 +14,6 @@ class TrainingCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the last step, if the interval did not."""
-        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:
+        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # ty: ignore[missing-attribute]
             assert self.dirpath is not None, "set up by Lightning before training"
             trainer.save_checkpoint(Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}")
