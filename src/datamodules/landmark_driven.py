@@ -288,6 +288,14 @@ class LandmarkDrivenDataModule(pl.LightningDataModule):
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         return ResumableSampler(dataset, world_size, rank, seed=self.seed, shuffle=shuffle, pad=pad)
 
+    def preview(self, n_samples: int) -> dict[str, Tensor]:
+        """The first validation items: of as many clips as possible."""
+        return self.val_dataset.batch(range(min(n_samples, len(self.val_dataset))))
+
+    def preview_video(self, n_frames: int) -> dict[str, Tensor]:
+        """The beginning of the first validation clip, frame 0 as reference."""
+        return self.val_dataset.window(self.val_dataset.clips[0], n_frames)
+
     def state_dict(self) -> dict[str, int]:
         """Where training stands: epoch, samples of all processes drawn in it, batches of the whole training."""
         assert self.trainer is not None, "only a trainer saves checkpoints"

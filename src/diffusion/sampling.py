@@ -108,7 +108,7 @@ def sample(
     *,
     generators: Sequence[torch.Generator] | None = None,
     eta: float = 0.0,
-    step_noise: Sequence[Float[Tensor, "b c h w"]] | None = None,
+    step_noise: Float[Tensor, "n b c h w"] | None = None,
     callback: StepCallback | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Samples that `denoiser` makes of `noise`; no argument is changed.
@@ -127,7 +127,7 @@ def sample(
         generators: of the noise of stochastic steps, one per sample, so that the batch size changes nothing. Needed where steps are
             random (eta > 0, ancestral solvers).
         eta: 0 is deterministic, 1 as random as DDPM; DDIM only.
-        step_noise: given noise of every step instead of `generators`; DDIM and DPM-Solver only.
+        step_noise: given noise of the n steps instead of `generators`; DDIM and DPM-Solver only.
         callback: called after every step.
 
     Raises:

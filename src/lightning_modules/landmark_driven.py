@@ -164,7 +164,7 @@ class LandmarkDriven(pl.LightningModule):
         sampler: str | SchedulerFactory | None = None,
         steps: int | None = None,
         eta: float = 0.0,
-        step_noise: Sequence[Tensor] | None = None,
+        step_noise: Float[Tensor, "n b c h w"] | None = None,
         callback: StepCallback | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """Frames in [-1, 1] from given starting noise; arguments as of `src.diffusion.sampling.sample`."""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,10 +144,10 @@ class LandmarkDrivenPipeline:
         """The video, made when it is read.
 
         Args:
-            source: the face: a picture, a video (its first frame with a face) or a clip of a clip store, `STORE#CLIP_ID` (its first frame);
+            source: the face: a picture, a video (its first frame with a face) or a clip of a clip store, `STORE@CLIP_ID` (its first frame);
                 None: the driving clip.
             audio: sound of the result, a file or 16 kHz mono; None: the driving clip's.
-            driving: the motion: a video, or a clip of a clip store, `STORE#CLIP_ID`.
+            driving: the motion: a video, or a clip of a clip store, `STORE@CLIP_ID`.
             seed: of the noise.
 
         Raises:
@@ -155,9 +156,9 @@ class LandmarkDrivenPipeline:
             MediaError, StoreError: a file cannot be read.
         """
         if driving is None:
-            raise ConfigError("landmark_driven needs a driving clip: give driving=VIDEO or driving=STORE#CLIP_ID.")
-        motion = self.read_driving(driving)
+            raise ConfigError("landmark_driven needs a driving clip: give driving=VIDEO or driving=STORE@CLIP_ID.")
         portrait = self.read_source(driving if source is None else source)
+        motion = self.read_driving(driving)
         targets = motion.landmarks[..., :2].astype(np.float64)
         if self.smoothing:
             targets = smooth(targets, self.smoothing)
@@ -243,8 +244,10 @@ class LandmarkDrivenPipeline:
         if (clip := _stored(source)) is not None:
             frame = resize(clip.frames([0])[0], (self.resolution, self.resolution))
             return Portrait(frame, self._rescaled(clip.landmarks[:1], clip.size)[0])
+        pictures = _pictures_of(source)
+        first = next(pictures)  # before the detector, whose absence would hide that the file is missing
         with FaceDetector("image", model=self.face_model) as detector:
-            for picture in _pictures_of(source):
+            for picture in chain([first], pictures):
                 if faces := detector.detect(picture):
                     matrix = self.alignment.fit(faces[0].landmarks[None], picture.shape[:2])
                     landmarks = transform_points(faces[0].landmarks[None, :, :2], matrix)[0]
@@ -325,12 +328,12 @@ def _choose(name: str, value: Any, known: tuple[str, ...]) -> None:
 
 
 def _stored(given: object) -> Clip | None:
-    """The clip that `STORE#CLIP_ID` names, or None where something else was given."""
+    """The clip that `STORE@CLIP_ID` names, or None where something else was given."""
     if isinstance(given, Clip):
         return given
-    if not isinstance(given, str) or "#" not in given or Path(given).exists():
+    if not isinstance(given, str) or "@" not in given or Path(given).exists():
         return None
-    root, _, clip_id = given.rpartition("#")
+    root, _, clip_id = given.rpartition("@")
     store = ClipStore(root)
     clip = next((clip for clip in store if clip.id == clip_id), None)
     if clip is None:
