@@ -1,0 +1,1 @@
+"""Synthetic heads: rendered people who speak, with exact landmarks; the data set that needs no download."""

@@ -1,0 +1,182 @@
+"""The sound of an utterance: a formant synthesiser whose loudness follows the opening of the mouth.
+
+A pulse train with the spectrum of the glottis (the polynomial pulse of Klatt and Klatt, "Analysis, synthesis, and perception of voice
+quality variations" (1990), section III) and breath noise pass a cascade of resonances at the formants; fricatives and bursts are noise
+through one resonance of their own. The result is levelled and then given the loudness that the mouth's opening calls for, so that what is
+seen and what is heard agree.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float32, Float64
+from numba import njit
+from scipy.ndimage import gaussian_filter1d
+
+from src.datamodules.synthetic.identity import Identity
+from src.datamodules.synthetic.speech import Utterance
+
+SAMPLE_RATE = 16_000
+STEP = 80  # samples between updates of the filters: 5 ms
+CONTROL_RATE = SAMPLE_RATE / STEP
+_PEAK = 0.7
+_UPPER_FORMANTS = (3500.0, 4500.0)
+_BANDWIDTHS = np.array([70.0, 95.0, 140.0, 220.0, 300.0])
+_FULL_GAP = 0.22  # opening, in distances between the pupils, of full loudness
+
+
+def speak(
+    utterance: Utterance,
+    identity: Identity,
+    gap: Float64[np.ndarray, " m"],
+    rng: np.random.Generator,
+) -> Float32[np.ndarray, " s"]:
+    """Sound at 16 kHz in [-1, 1], `STEP` samples for each value of `gap`.
+
+    Args:
+        gap: distance between the inner lips every 5 ms, in distances between the pupils.
+    """
+    tracks = _tracks(utterance, identity, len(gap), rng)
+    n_samples = len(gap) * STEP
+    raw = _synthesise(
+        tracks["pitch"],
+        tracks["voicing"],
+        tracks["breath"],
+        tracks["friction"],
+        tracks["formants"],
+        tracks["noise"],
+        _BANDWIDTHS,
+        rng.standard_normal(n_samples),
+        float(SAMPLE_RATE),
+        STEP,
+    )
+    # Level, then follow the mouth.
+    power = gaussian_filter1d(raw**2, 0.012 * SAMPLE_RATE)
+    level = raw / np.sqrt(power + 2e-3 * power.max())
+    wanted = tracks["loudness"] * (np.clip(gap, 0, None) / _FULL_GAP + 0.03) ** 0.85
+    wanted = gaussian_filter1d(wanted, 1.6)
+    times = (np.arange(n_samples) + 0.5) / STEP - 0.5
+    sound = level * np.interp(times, np.arange(len(gap)), wanted)
+    sound += 4e-4 * rng.standard_normal(n_samples) * np.abs(sound).max()
+    sound = np.tanh(sound / (1.15 * np.percentile(np.abs(sound), 99.9)))
+    return (_PEAK * sound / np.abs(sound).max()).astype(np.float32)
+
+
+def _tracks(
+    utterance: Utterance, identity: Identity, n: int, rng: np.random.Generator
+) -> dict[str, Float64[np.ndarray, "m ..."]]:
+    """Parameters of the synthesiser every 5 ms."""
+    times = (np.arange(n) + 0.5) / CONTROL_RATE
+    voicing, breath, friction, loudness = (np.zeros(n) for _ in range(4))
+    noise = np.tile([3000.0, 2000.0], (n, 1))
+    formants = np.zeros((n, 3))
+    weight = np.full(n, 1e-9)
+    for phoneme, start, duration, stress in zip(
+        utterance.phonemes, utterance.starts, utterance.durations, utterance.stress, strict=True
+    ):
+        inside = slice(*np.searchsorted(times, [start, start + duration]))
+        near = slice(*np.searchsorted(times, [start - 0.12, start + duration + 0.12]))
+        away = np.abs(times[near] - start - duration / 2) - 0.3 * duration
+        pull = np.exp(-((np.maximum(away, 0) / 0.03) ** 2)) * (0.15 if phoneme.kind == "silence" else 1.0)
+        formants[near] += pull[:, None] * np.array(phoneme.formants)
+        weight[near] += pull
+        done = (times[inside] - start) / duration
+        loudness[inside] = {"vowel": 0.85, "liquid": 0.9, "nasal": 0.9, "fricative": 0.8, "stop": 0.8, "silence": 0.0}[
+            phoneme.kind
+        ] + 0.2 * stress
+        if phoneme.kind == "silence":
+            loudness[inside] = 0.0
+        elif phoneme.kind == "stop":
+            closed = done < 0.62
+            voicing[inside] = np.where(closed, 0.12 * phoneme.voiced, 0.7 * phoneme.voiced)
+            friction[inside] = np.where(closed, 0.0, 0.9 if not phoneme.voiced else 0.5)
+            breath[inside] = np.where(closed, 0.0, 0.5 * (not phoneme.voiced))
+            loudness[inside] *= np.where(closed, 0.25, 1.0)
+        elif phoneme.kind == "fricative":
+            voicing[inside] = 0.5 * phoneme.voiced
+            friction[inside] = 1.0 if not phoneme.voiced else 0.6
+        else:
+            voicing[inside] = 1.0 if phoneme.kind != "nasal" else 0.8
+        if phoneme.noise is not None:
+            noise[inside] = phoneme.noise
+    formants /= weight[:, None]
+    formants = np.where(weight[:, None] < 1e-6, [500.0, 1500.0, 2500.0], formants)
+    upper = np.broadcast_to(_UPPER_FORMANTS, (n, 2))
+    return {
+        "pitch": _pitch(utterance, identity, times, rng),
+        "voicing": gaussian_filter1d(voicing, 1.2),
+        "breath": gaussian_filter1d(breath, 1.0) + identity.breathiness * gaussian_filter1d(voicing, 1.2),
+        "friction": gaussian_filter1d(friction, 0.8),
+        "loudness": gaussian_filter1d(loudness, 1.5),
+        "formants": np.concatenate([formants, upper], axis=1) / identity.tract,
+        "noise": noise,
+    }
+
+
+def _pitch(
+    utterance: Utterance, identity: Identity, times: Float64[np.ndarray, " m"], rng: np.random.Generator
+) -> Float64[np.ndarray, " m"]:
+    """Fundamental frequency: falls over each phrase, rises on stress, never quite steady."""
+    middles = utterance.starts + utterance.durations / 2
+    phrase = np.interp(times, middles, utterance.phrase)
+    stress = gaussian_filter1d(np.interp(times, middles, utterance.stress), 8)
+    drift = gaussian_filter1d(rng.standard_normal(len(times)), 12) * np.sqrt(12)
+    semitones = 2.0 - 4.5 * phrase + 3.5 * identity.liveliness * (stress - 0.3) + 0.5 * drift
+    return identity.pitch * 2 ** (semitones / 12)
+
+
+@njit(cache=True, nogil=True)
+def _synthesise(
+    pitch: Float64[np.ndarray, " m"],
+    voicing: Float64[np.ndarray, " m"],
+    breath: Float64[np.ndarray, " m"],
+    friction: Float64[np.ndarray, " m"],
+    formants: Float64[np.ndarray, "m 5"],
+    noise_band: Float64[np.ndarray, "m 2"],
+    bandwidths: Float64[np.ndarray, " 5"],
+    white: Float64[np.ndarray, " s"],
+    rate: float,
+    step: int,
+) -> Float64[np.ndarray, " s"]:
+    """Source and filters, sample by sample; parameters hold for `step` samples each."""
+    n_formants = formants.shape[1]
+    out = np.zeros(len(white))
+    memory = np.zeros((n_formants, 2))
+    a, b, c = np.zeros(n_formants), np.zeros(n_formants), np.zeros(n_formants)
+    noise_memory = np.zeros(2)
+    phase, tilted, last_noise = 0.0, 0.0, 0.0
+    for n in range(len(white)):
+        m = n // step
+        if n % step == 0:
+            for f in range(n_formants):
+                # Resonator y = a x + b y' + c y'' with unit gain at 0 Hz.
+                radius = math.exp(-math.pi * bandwidths[f] / rate)
+                c[f] = -radius * radius
+                b[f] = 2 * radius * math.cos(2 * math.pi * min(formants[m, f], 0.48 * rate) / rate)
+                a[f] = 1 - b[f] - c[f]
+            noise_radius = math.exp(-math.pi * noise_band[m, 1] / rate)
+            noise_c = -noise_radius * noise_radius
+            noise_b = 2 * noise_radius * math.cos(2 * math.pi * min(noise_band[m, 0], 0.47 * rate) / rate)
+            noise_gain = 1 - noise_radius
+        phase += pitch[m] * (1 + 0.006 * white[n // 160 * 160]) / rate
+        if phase >= 1:
+            phase -= 1
+        # Derivative of the glottal flow: a parabola while the glottis is open, zero while it is closed.
+        open_quotient = 0.6
+        pulse = 0.0
+        if phase < open_quotient:
+            t = phase / open_quotient
+            pulse = 2 * t - 3 * t * t
+        tilted += 0.55 * (pulse - tilted)
+        source = voicing[m] * tilted * 2.0 + breath[m] * 0.12 * white[n]
+        for f in range(n_formants):
+            y = a[f] * source + b[f] * memory[f, 0] + c[f] * memory[f, 1]
+            memory[f, 1] = memory[f, 0]
+            memory[f, 0] = y
+            source = y
+        hiss = noise_gain * (white[n] - last_noise * 0.9) + noise_b * noise_memory[0] + noise_c * noise_memory[1]
+        last_noise = white[n]
+        noise_memory[1] = noise_memory[0]
+        noise_memory[0] = hiss
+        out[n] = source + 0.35 * friction[m] * hiss
+    return out
