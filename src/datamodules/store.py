@@ -35,7 +35,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float16, Float32, Float64, Int64, UInt8
 
 from src.datamodules.selection import SELECTIONS
-from src.datamodules.tables import append_rows, cut_unfinished_line, read_rows, write_rows
+from src.datamodules.tables import append_rows, cut_unfinished_line, read_rows, save_array, write_rows
 from src.errors import StoreError
 from src.media import Provenance, VideoReader, VideoWriter, atomic_path, write_wav
 
@@ -382,7 +382,7 @@ def write_clip(
     height, width = _write_frames(clip, frames, crf, provenance)
     for kind, array in arrays.items():
         if array is not None:
-            _save_array(clip.array_path(kind), array)
+            save_array(clip.array_path(kind), array)
     if audio is not None:
         write_wav(clip.audio_path, _fit(audio, samples_of(n_frames, fps)), SAMPLE_RATE)
     _open_video.cache_clear()  # the same id may have been open from an earlier run in this process
@@ -517,11 +517,6 @@ def _write_frames(clip: Clip, frames: Iterable[np.ndarray], crf: int, provenance
         if n_written != clip.n_frames:
             raise StoreError(f"Clip {clip.id} has {n_written} frames but landmarks of {clip.n_frames}.")
     return shape[0], shape[1]
-
-
-def _save_array(path: Path, array: np.ndarray) -> None:
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
 
 
 def _fit(audio: Float32[np.ndarray, "s"], n_samples: int) -> Float32[np.ndarray, "n"]:

@@ -1,4 +1,4 @@
-"""CSV tables that survive a killed process and a full disk: rows arrive whole or not at all."""
+"""Tables and arrays that survive a killed process and a full disk: rows and files arrive whole or not at all."""
 
 import csv
 import errno
@@ -6,6 +6,8 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from src.errors import StoreError
 from src.media import atomic_path
@@ -36,6 +38,18 @@ def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, s
     """Write a CSV file as a whole, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(_to_csv(columns, rows, header=True))
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an .npy file atomically.
+
+    Raises:
+        MediaError: the folder cannot be written, or the disk is full.
+    """
+    contents = io.BytesIO()  # written to the file itself, NumPy would not say why it failed
+    np.save(contents, array, allow_pickle=False)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(contents.getbuffer())
 
 
 def cut_unfinished_line(path: Path) -> None:

@@ -132,9 +132,9 @@ def test_a_clip_is_small_to_pickle_and_reads_in_another_process(store):
     clip = ClipStore(store, "test")[0]
     here = clip.frames([5])  # an open reader must not travel
     assert len(pickle.dumps(clip)) < 1000
-    for method in ("spawn", "fork"):
-        with get_context(method).Pool(1) as pool:
-            np.testing.assert_array_equal(pool.apply(clip.frames, ([5],)), here)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(clip)).frames([5]), here)
+    with get_context("fork").Pool(1) as pool:
+        np.testing.assert_array_equal(pool.apply(clip.frames, ([5],)), here)
 
 
 def test_many_open_clips_stay_bounded(store):

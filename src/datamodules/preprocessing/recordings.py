@@ -168,7 +168,7 @@ def safe_id(name: str) -> str:
 
 def _files(root: Path, exclude: Path | None) -> list[Path]:
     """Visible files below `root`, sorted; links are followed, but no folder is entered twice."""
-    seen = {exclude.resolve()} if exclude else set()
+    seen = {root.resolve()} | ({exclude.resolve()} if exclude else set())
     found: list[Path] = []
     for folder, names, files in os.walk(root, followlinks=True):
         names[:] = [n for n in sorted(names) if not n.startswith(".") and (Path(folder) / n).resolve() not in seen]
@@ -181,5 +181,8 @@ def _read_list(path: str, key: str) -> list[str]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{key}={path} cannot be read as a text file ({error}).") from error
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise ConfigError(
+            f"{key}={path} cannot be read ({reason}): give a text file with one name per line."
+        ) from error
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
 
@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
-from src.datamodules.store import SPLITS, Clip, Failure
+from src.datamodules.preprocessing.ledger import read_failures
+from src.datamodules.store import SPLITS, Clip, Failure, read_clips
 from src.face.topology import (
     FACE_OVAL,
     LEFT_EYE,
@@ -87,9 +88,9 @@ th { color: var(--soft); font-weight: 500; } td.n, th.n { text-align: right; fon
 """
 
 
-def write_report(root: Path, clips: Sequence[Clip], failures: Sequence[Failure]) -> None:
-    """Write `root`/report.html: counts, distributions, a contact sheet and what was rejected."""
-    html = _page(root, list(clips), list(failures))
+def write_report(root: Path) -> None:
+    """Write `root`/report.html from the tables of the store: counts, distributions, a contact sheet, what was rejected."""
+    html = _page(root, read_clips(root), read_failures(root))
     with atomic_path(root / "report.html") as temporary:
         temporary.write_text(html, encoding="utf-8")
 

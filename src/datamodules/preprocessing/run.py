@@ -87,7 +87,7 @@ class Preprocessing:
                     check_detector(self.clips)
                 self._work(ledger, pending, workers)
                 ledger.finish(self._with_splits(ledger.clips))
-                write_report(self.root, ledger.clips, ledger.failures)
+                write_report(self.root)
             self._summarise(ledger, len(recordings) + len(unusable))
 
     def _workers(self) -> int:

@@ -109,7 +109,8 @@ class Worker:
             return task.run()
         except _UnreadableError as error:
             task.undo()
-            return Outcome(recording.source, recording.size, failures=[Failure(recording.source, str(error))])
+            reason = str(error).replace(str(recording.path), recording.source)
+            return Outcome(recording.source, recording.size, failures=[Failure(recording.source, reason)])
         except BaseException:
             task.undo()
             raise
@@ -166,7 +167,8 @@ class _Task:
         """Remove what was written of this recording."""
         for id in self._started:
             for path in clip_files(self.root, id):
-                path.unlink(missing_ok=True)
+                if path.is_file():
+                    path.unlink()
 
     def _cut(self) -> None:
         """Detect the face in every frame, and write each clip as soon as its end is known."""
