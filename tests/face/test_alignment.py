@@ -16,7 +16,7 @@ from src.face.alignment import (
     feature_means,
     template_points_of,
 )
-from src.face.geometry import invert, scale_of, transform_points
+from src.face.geometry import invert, scale_of, similarity_transform, transform_points
 from src.face.landmarks import bounding_boxes, simplified
 from src.face.topology import RIGID, SIMPLIFIED, STABLE
 from tests.face.faces import cloud, similarity
@@ -155,6 +155,15 @@ def test_the_centred_window_does_not_lag_and_the_originals_leads():
     np.testing.assert_allclose(centred, single, atol=1e-6)
     np.testing.assert_allclose(ahead[:30], single[3:33], atol=1e-6)
     assert (ahead[-6:] == ahead[-7]).all()
+
+
+def test_the_centred_window_averages_as_many_frames_before_as_after():
+    head = talking_head(15, noise=2.0)
+    alignment = MeanFaceAlignment.square(128, window=5)
+    matrices = alignment.fit(head, FRAME)
+    for n, first, last in ((0, 0, 0), (1, 0, 2), (7, 5, 9), (13, 12, 14), (14, 14, 14)):
+        average = head[first : last + 1, STABLE, :2].mean(axis=0)
+        np.testing.assert_allclose(matrices[n], similarity_transform(average, alignment.target_points), atol=1e-9)
 
 
 def test_an_even_window_is_raised_by_one():

@@ -301,6 +301,13 @@ def test_after_the_other_person_has_left_the_fast_detector_returns(monkeypatch):
     assert ScriptedDetector.calls[-50:] == ["video"] * 50
 
 
+def test_a_second_face_that_comes_and_goes_does_not_switch_detectors_every_time(monkeypatch):
+    person, other = face_at(60, 100, 60), face_at(200, 100, 40)
+    scene = [[person, other] if t % 5 == 0 else [person] for t in range(60)]
+    assert follow(monkeypatch, scene) == [person] * 60
+    assert ScriptedDetector.calls[1:] == ["image"] * 60
+
+
 def test_lost_counts_the_frames_without_the_person_and_reset_chooses_anew(monkeypatch):
     person, other = face_at(60, 100, 60), face_at(200, 100, 60)
     monkeypatch.setattr(detector_module, "FaceDetector", ScriptedDetector)
