@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
+from src.datamodules.preprocessing.archives import ArchivedClip, open_frames
 from src.datamodules.preprocessing.measures import measure
 from src.datamodules.preprocessing.pool import check_stop
 from src.datamodules.preprocessing.recordings import Recording
@@ -153,8 +154,8 @@ class _Task:
     def run(self) -> Outcome:
         options = self.options
         with _reading():
-            self.reader = VideoReader(self.recording.path, fps=options.fps)
-            self.crop_reader = VideoReader(self.recording.path, fps=options.fps)
+            self.reader = open_frames(self.recording.path, options.fps)
+            self.crop_reader = open_frames(self.recording.path, options.fps)
         n_frames = len(self.reader)
         if n_frames >= options.min_frames:
             self._cut()
@@ -195,7 +196,9 @@ class _Task:
                     tracker.reset()
                 yield tracker.track(frame), cut
 
-    def _frames(self, reader: VideoReader, start: int, stop: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    def _frames(
+        self, reader: VideoReader | ArchivedClip, start: int, stop: int
+    ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         """Frames `start` to `stop - 1`, decoded a bounded number of bytes at a time."""
         chunk = max(1, CHUNK_BYTES // (3 * reader.info.height * reader.info.width))
         for begin in range(start, stop, chunk):
