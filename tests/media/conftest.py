@@ -46,6 +46,24 @@ def numbered(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def encode(tmp_path: Path) -> Callable[..., Path]:
+    """40 numbered frames at 25 frames per second by any codec, in any container, with a key frame every `gop` frames."""
+
+    def write(name: str, codec: str = "libx264", gop: int = 12, b_frames: int = 2) -> Path:
+        path = tmp_path / name
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=25, bit_rate=1_000_000)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+            stream.gop_size, stream.max_b_frames = gop, b_frames
+            for picture in numbered_frames(40):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode(None))
+        return path
+
+    return write
+
+
+@pytest.fixture
 def remux() -> Callable[..., Path]:
     """Copies the packets of a video, changing time stamps or the rotation flag."""
 

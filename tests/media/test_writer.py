@@ -271,13 +271,13 @@ def test_real_voice_under_its_own_frames(shared_clips, tmp_path):
 
 
 def test_sound_that_starts_after_the_frames_keeps_its_place(tmp_path):
-    """The sound of a driving clip begins 0.4 s after its first frame; under new frames it does so again."""
+    """The sound of a driving clip begins 0.4 s after its first frame (which comes at 3 s); under new frames it does so again."""
     write_wav(tmp_path / "a.wav", clicks(2))
     late = tmp_path / "late.mkv"
     write_video(tmp_path / "v.mp4", numbered_frames(50), 25)
     with av.open(str(tmp_path / "v.mp4")) as v, av.open(str(tmp_path / "a.wav")) as a, av.open(str(late), "w") as new:
         video, audio = (new.add_stream_from_template(c.streams[0]) for c in (v, a))
-        for source, stream, shift in ((v, video, 0.0), (a, audio, 0.4)):
+        for source, stream, shift in ((v, video, 3.0), (a, audio, 3.4)):
             for packet in source.demux(source.streams[0]):
                 if packet.dts is None:
                     continue
