@@ -165,7 +165,7 @@ def body_surface(
 
 def neck_and_shoulders(neck: float, build: float) -> Part:
     """Skin from inside the head down to the shoulders."""
-    levels, angles = np.linspace(0.5, 4.6, 13), np.linspace(-np.pi, np.pi, 28, endpoint=False)
+    levels, angles = np.linspace(0.6, 4.4, 9), np.linspace(-np.pi, np.pi, 24, endpoint=False)
     level, angle = np.meshgrid(levels, angles, indexing="ij")
     points = body_surface(level, angle, neck, build).reshape(-1, 3)
     return Part(
@@ -180,7 +180,7 @@ def neck_and_shoulders(neck: float, build: float) -> Part:
 
 def eyes(eyeballs: Mapping[str, Eyeball]) -> list[Part]:
     """Both eyeballs looking straight ahead, as rings about the pupil; the texture is a disc."""
-    angles, turns = np.linspace(0, EYE_REACH, 7), np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    angles, turns = np.linspace(0, EYE_REACH, 6), np.linspace(0, 2 * np.pi, 16, endpoint=False)
     a, t = np.meshgrid(angles, turns, indexing="ij")
     directions = np.stack([np.sin(a) * np.cos(t), np.sin(a) * np.sin(t), -np.cos(a)], axis=-1).reshape(-1, 3)
     disc = (a / EYE_REACH)[..., None] * np.stack([np.cos(t), np.sin(t)], axis=-1)

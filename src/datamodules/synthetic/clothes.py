@@ -22,7 +22,7 @@ def clothing(identity: Identity) -> list[Part]:
     behind, ahead, thickness, stand = _NECKLINES[identity.collar]
     angles = np.linspace(-np.pi, np.pi, _COLUMNS)
     rim = behind + (ahead - behind) * np.exp(-0.5 * (angles / 0.75) ** 2)
-    t = np.concatenate([[0.0, 0.0, 0.02], np.linspace(0.08, 1, 10)])
+    t = np.concatenate([[0.0, 0.0, 0.02], np.linspace(0.1, 1, 8)])
     level = rim[None, :] + t[:, None] * (6.7 - rim[None, :])
     outward = thickness + stand * np.exp(-t / 0.06)
     outward[0] = -0.02  # the rim turns in to the skin

@@ -181,7 +181,7 @@ def _thickness(
 def _whorl(identity: Identity, cut: Cut, layer: int, thickness: float, material: str, shift: float) -> Part:
     """Strands from the crown to the hairline, all around."""
     rng = np.random.default_rng([identity.seed, 7])
-    columns, rows = 52, 10
+    columns, rows = 44, 9
     if identity.hair_style == "tied_back":
         pole = _unit(np.array([0.0, -0.55, 0.85]))
     elif identity.hair_style in ("side_part", "quiff", "receding"):
@@ -234,7 +234,7 @@ def _sheet(
 def _parted(identity: Identity, cut: Cut, layer: int, thickness: float, material: str, shift: float) -> Part:
     """Strands from a parting to both sides, along the forehead and over the ears, then down."""
     rng = np.random.default_rng([identity.seed, 8])
-    half, on_scalp, falling = 22, 9, 9
+    half, on_scalp, falling = 17, 8, 7
     s = np.linspace(0, 1, half)  # 0 at the forehead, 1 at the back of the head
     part_azimuth = 0.38 * identity.part
     sides = []
@@ -304,7 +304,7 @@ def _falling(
 
 def _fringe(identity: Identity, cut: Cut, layer: int) -> Part:
     """Hair cut straight above the brows."""
-    columns, rows = 26, 10
+    columns, rows = 18, 7
     across = np.linspace(-1, 1, columns)
     tip = -0.82 + (0.44 + 0.03 * layer) * identity.fringe - 0.1 * across**2
     t, a = np.meshgrid(np.linspace(0, 1, rows), across, indexing="ij")

@@ -1,9 +1,10 @@
 """A synthetic person: mesh, textures and lights of one identity, and the pictures of it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, UInt8
+from jaxtyping import Float32, Float64, Int32, UInt8
 
 from src.datamodules.synthetic import anatomy, raster, textures
 from src.datamodules.synthetic.average_face import average_face
@@ -95,16 +96,23 @@ class Pose:
 
     def rotation(self) -> Float64[np.ndarray, "t 3 3"]:
         """Matrices R with x_camera = R x_head."""
-        (cy, sy), (cp, sp), (cr, sr) = ((np.cos(a), np.sin(a)) for a in (self.yaw, self.pitch, self.roll))
-        zero, one = np.zeros_like(cy), np.ones_like(cy)
+        return rotations(self.yaw, self.pitch, self.roll)
 
-        def matrix(*rows: tuple[np.ndarray, ...]) -> Float64[np.ndarray, "t 3 3"]:
-            return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
-        turn = matrix((cy, zero, -sy), (zero, one, zero), (sy, zero, cy))
-        nod = matrix((one, zero, zero), (zero, cp, -sp), (zero, sp, cp))
-        tilt = matrix((cr, -sr, zero), (sr, cr, zero), (zero, zero, one))
-        return _product(tilt, _product(turn, nod))
+def rotations(
+    yaw: Float64[np.ndarray, " t"], pitch: Float64[np.ndarray, " t"], roll: Float64[np.ndarray, " t"] | float = 0.0
+) -> Float64[np.ndarray, "t 3 3"]:
+    """Matrices that nod by `pitch`, then turn by `yaw`, then tilt by `roll`; angles as in `Pose`."""
+    (cy, sy), (cp, sp), (cr, sr) = ((np.cos(a), np.sin(a)) for a in (yaw, pitch, roll + np.zeros_like(yaw)))
+    zero, one = np.zeros_like(cy), np.ones_like(cy)
+
+    def matrix(*rows: tuple[np.ndarray, ...]) -> Float64[np.ndarray, "t 3 3"]:
+        return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+    turn = matrix((cy, zero, -sy), (zero, one, zero), (sy, zero, cy))
+    nod = matrix((one, zero, zero), (zero, cp, -sp), (zero, sp, cp))
+    tilt = matrix((cr, -sr, zero), (sr, cr, zero), (zero, zero, one))
+    return _product(tilt, _product(turn, nod))
 
 
 def _product(a: Float64[np.ndarray, "*t 3 3"], b: Float64[np.ndarray, "*t n 3"]) -> Float64[np.ndarray, "*t 3 3"]:
@@ -131,11 +139,17 @@ class SyntheticHead:
         self._materials, self._texels = self._painted()
         self._lights = lights(self.identity)
         self._background = paint_backdrop(self.identity, size)
-        self._openness, self._key = openness_and_key(self.mesh, self.identity, MATERIALS)
-        samples = raster.SAMPLES * size
-        self._depth, self._owner = np.empty((samples, samples), np.float32), np.empty((samples, samples), np.int32)
-        self._planes = np.empty((len(self.mesh.triangles), raster.N_ATTRIBUTES, 3), np.float32)
-        self._state = np.empty(len(self.mesh.triangles), np.uint8)
+        self._attributes = np.zeros((len(self.mesh.points), raster.N_ATTRIBUTES), np.float32)
+        self._attributes[:, [raster.U, raster.V]] = self.mesh.uv
+        self._attributes[:, [raster.OPEN, raster.KEY]] = openness_and_key(self.mesh, self.identity, MATERIALS)
+        self._eye_index = self._index("eye_left", "eye_right")
+        self._jaw_index = self._index("teeth_lower", "tongue")
+        self._lash_index = self._index(*(f"lash_{lid}_{side}" for side in self.eyeballs for lid in ("upper", "lower")))
+
+    def _index(self, *parts: str) -> Int32[np.ndarray, " n"]:
+        return np.concatenate(
+            [np.arange(len(self.mesh.points), dtype=np.int32)[self.mesh.parts[name]] for name in parts]
+        )
 
     def _parts(self, bend) -> list[Part]:
         who = self.identity
@@ -160,7 +174,7 @@ class SyntheticHead:
         """The material table and all textures in one run of texels."""
         who = self.identity
         fine = int(np.clip(self.size, 48, 400))
-        canvas = int(anatomy.CANVAS_SIZE * np.clip(0.5 * self.size, 32, 190))
+        canvas = int(anatomy.CANVAS_SIZE * np.clip(0.4 * self.size, 32, 190))
         skin = textures.paint_skin(who, canvas, scalp_density(who, canvas))
         cloth = textures.paint_cloth(who, fine)
         hair = paint_hair(who, fine, wisps=False)
@@ -229,116 +243,98 @@ class SyntheticHead:
         arm = points - anatomy.NECK_PIVOT
         return (rotation * arm[..., None, :]).sum(axis=-1) + anatomy.NECK_PIVOT + pose.shift[:, None]
 
-    def _vertices(self, face: Float64[np.ndarray, "t 468 3"], controls: Controls) -> Float32[np.ndarray, "t v 3"]:
-        """All vertices in the frame of the head."""
-        mesh = self.mesh
-        moved = np.flatnonzero(mesh.follow)
-        points = np.repeat(mesh.points[None], len(face), axis=0)
-        delta = (face - self.face).astype(np.float32)
-        points[:, moved] += mesh.follow[moved, None] * delta[:, mesh.anchor[moved]]
-        for name in ("teeth_lower", "tongue"):
-            part = mesh.parts[name]
-            points[:, part] = turn_jaw(
-                np.repeat(mesh.points[None, part].astype(np.float64), len(face), axis=0), controls.jaw
-            )
-        tongue = mesh.parts["tongue"]
-        tip = smoothstep(mesh.points[tongue, 2] - mesh.points[tongue, 2].min(), 0.45, 0.0)
-        points[:, tongue, 1] -= (controls.tongue[:, None] * tip * 0.16).astype(np.float32)
-        points[:, tongue, 2] -= (controls.tongue[:, None] * tip * 0.05).astype(np.float32)
-        self._turn_eyes(points, controls)
-        self._point_lashes(points, face)
-        return points
-
-    def _turn_eyes(self, points: Float32[np.ndarray, "t v 3"], controls: Controls) -> None:
-        rotation = Pose(
-            yaw=controls.gaze_x,
-            pitch=controls.gaze_y,
-            roll=np.zeros(len(controls)),
-            shift=np.zeros(0),
-            sway=np.zeros(0),
-        ).rotation()
-        for side, ball in self.eyeballs.items():
-            part = self.mesh.parts[f"eye_{side}"]
-            arm = self.mesh.points[part] - ball.centre
-            points[:, part] = (rotation[:, None] * arm[None, :, None, :]).sum(axis=-1) + ball.centre
-
-    def _point_lashes(self, points: Float32[np.ndarray, "t v 3"], face: Float64[np.ndarray, "t 468 3"]) -> None:
-        for side, ball in self.eyeballs.items():
-            for lid, rings, length, curl in (("upper", UPPER_LID, 0.075, -0.9), ("lower", LOWER_LID, 0.05, 0.9)):
-                rim = rings[0] if side == "left" else mirrored()[rings[0]]
-                root = face[:, rim]
-                outwards = (root - ball.centre) / ball.radius + [0.0, curl * 0.45, -0.2]
-                outwards[..., 0] *= 1.15
-                outwards[..., 1] = np.maximum(outwards[..., 1], -1.2)
-                part = self.mesh.parts[f"lash_{lid}_{side}"]
-                points[:, part] = np.concatenate(
-                    [root + [0, 0, -0.004], root + length * self.identity.lashes**0.5 * outwards * 0.75], axis=1
-                )
-
     # ---- Drawing -------------------------------------------------------------------------------------------------------------
 
     def render(self, controls: Controls, pose: Pose) -> UInt8[np.ndarray, "t h w 3"]:
         """Pictures in RGB, one per frame of `controls` and `pose`."""
-        frames = np.empty((len(pose), self.size, self.size, 3), np.uint8)
-        chunk = 32
+        return np.concatenate(list(self.stream(controls, pose)))
+
+    def stream(self, controls: Controls, pose: Pose, chunk: int = 32) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
+        """The pictures of `render`, `chunk` at a time."""
         for start in range(0, len(pose), chunk):
             part = slice(start, start + chunk)
-            self._render_chunk(controls[part], pose[part], frames[part])
-        return frames
+            yield self._draw(controls[part], pose[part])
 
-    def _render_chunk(self, controls: Controls, pose: Pose, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
-        mesh = self.mesh
+    def _draw(self, controls: Controls, pose: Pose) -> UInt8[np.ndarray, "t h w 3"]:
+        mesh, single = self.mesh, np.float32
         face = deform(self.face, self.eyeballs, controls)
-        local = self._vertices(face, controls)
-        eye_openness = self._under_lids(local, face)
-        rotation, gaze = pose.rotation(), gaze_direction(controls)
-        camera = np.array(
-            [UNIT * self.size * raster.SAMPLES, CAMERA_DISTANCE, EYES_AT[0], EYES_AT[1], self.size * raster.SAMPLES],
-            np.float32,
+        balls, eye_normals = self._turned_eyes(controls)
+        jaw = self.mesh.points[self._jaw_index].astype(np.float64)
+        own = np.concatenate([balls, self._lower_jaw(jaw, controls), self._lashes(face)], axis=1)
+        eye = np.concatenate([eye_normals, self._under_lids(balls, face)[..., None]], axis=2)
+        grid = self.size * raster.SAMPLES
+        pictures = np.empty((len(pose), self.size, self.size, 3), np.uint8)
+        raster.draw(
+            mesh.points,
+            mesh.anchor,
+            mesh.follow,
+            mesh.head,
+            (face - self.face).astype(single),
+            np.concatenate([self._eye_index, self._jaw_index, self._lash_index]),
+            own.astype(single),
+            self._eye_index,
+            eye.astype(single),
+            pose.rotation().astype(single),
+            pose.shift.astype(single),
+            pose.sway.astype(single),
+            anatomy.NECK_PIVOT.astype(single),
+            np.array([UNIT * grid, CAMERA_DISTANCE, *EYES_AT, grid], single),
+            self._attributes,
+            mesh.triangles,
+            mesh.material,
+            self._materials,
+            self._texels,
+            self._lights,
+            self._background,
+            pictures,
         )
-        attributes = np.empty((len(mesh.points), raster.N_ATTRIBUTES), np.float32)
-        attributes[:, [raster.U, raster.V]] = mesh.uv
-        attributes[:, raster.OPEN], attributes[:, raster.KEY] = self._openness, self._key
-        screen = np.empty_like(mesh.points)
-        placed = np.empty_like(mesh.points)
-        for t in range(len(pose)):
-            raster.place(
-                local[t],
-                mesh.head,
-                rotation[t].astype(np.float32),
-                (pose.shift[t] + anatomy.NECK_PIVOT).astype(np.float32),
-                anatomy.NECK_PIVOT.astype(np.float32),
-                pose.sway[t].astype(np.float32),
-                camera,
-                placed,
-                screen,
-            )
-            attributes[:, raster.NX : raster.NZ + 1] = raster.vertex_normals(placed, mesh.triangles)
-            for side, ball in self.eyeballs.items():
-                part = mesh.parts[f"eye_{side}"]
-                # The cornea bulges: near the pupil the surface turns away faster than the eyeball's.
-                normal = local[t, part] - (ball.centre + 0.42 * ball.radius * gaze[t])
-                normal = (rotation[t] * normal[:, None, :]).sum(axis=-1)
-                attributes[part, raster.NX : raster.NZ + 1] = normal / np.linalg.norm(normal, axis=1, keepdims=True)
-                attributes[part, raster.OPEN] = attributes[part, raster.KEY] = eye_openness[side][t]
-            arguments = (screen, attributes, mesh.triangles, mesh.material, self._materials, self._texels)
-            raster.cover(*arguments, self._depth, self._owner)
-            raster.shade(*arguments, self._lights, self._owner, self._background, self._planes, self._state, frames[t])
+        return pictures
+
+    def _turned_eyes(self, controls: Controls) -> tuple[Float64[np.ndarray, "t e 3"], Float64[np.ndarray, "t e 3"]]:
+        """Vertices of both eyeballs, and their normals."""
+        rotation, ahead = rotations(controls.gaze_x, controls.gaze_y)[:, None], gaze_direction(controls)[:, None]
+        points, normals = [], []
+        for side, ball in self.eyeballs.items():
+            arm = self.mesh.points[self.mesh.parts[f"eye_{side}"]] - ball.centre
+            turned = (rotation * arm[None, :, None, :]).sum(axis=-1)
+            # The cornea bulges: near the pupil the surface turns away faster than the eyeball's.
+            normal = turned - 0.42 * ball.radius * ahead
+            points.append(turned + ball.centre)
+            normals.append(normal / np.linalg.norm(normal, axis=-1, keepdims=True))
+        return np.concatenate(points, axis=1), np.concatenate(normals, axis=1)
+
+    def _lower_jaw(self, points: Float64[np.ndarray, "n 3"], controls: Controls) -> Float64[np.ndarray, "t n 3"]:
+        """Lower teeth and tongue."""
+        turned = turn_jaw(np.repeat(points[None], len(controls), axis=0), controls.jaw)
+        n_tongue = len(self.mesh.points[self.mesh.parts["tongue"]])
+        depth = points[-n_tongue:, 2] - points[-n_tongue:, 2].min()
+        raised = controls.tongue[:, None] * smoothstep(depth, 0.45, 0.0)
+        turned[:, -n_tongue:, 1] -= 0.16 * raised
+        turned[:, -n_tongue:, 2] -= 0.05 * raised
+        return turned
+
+    def _lashes(self, face: Float64[np.ndarray, "t 468 3"]) -> Float64[np.ndarray, "t n 3"]:
+        """Lashes stand on the rims of the lids and point away from the eyeball."""
+        strips = []
+        for side, ball in self.eyeballs.items():
+            for rings, length, curl in ((UPPER_LID, 0.056, -0.4), (LOWER_LID, 0.038, 0.4)):
+                root = face[:, rings[0] if side == "left" else mirrored()[rings[0]]]
+                outwards = (root - ball.centre) / ball.radius * [1.15, 1.0, 1.0] + [0.0, curl, -0.2]
+                strips += [root - [0, 0, 0.004], root + length * self.identity.lashes**0.5 * outwards]
+        return np.concatenate(strips, axis=1)
 
     def _under_lids(
-        self, local: Float32[np.ndarray, "t v 3"], face: Float64[np.ndarray, "t 468 3"]
-    ) -> dict[str, Float[np.ndarray, "t v"]]:
-        """Light on the eyeballs: the upper lid shades them."""
-        shade = {}
-        for side, ball in self.eyeballs.items():
-            eye = local[:, self.mesh.parts[f"eye_{side}"]]
-            lid = face[:, 159 if side == "left" else 386, 1][:, None]
-            across = eye[..., 0] - ball.centre[0]
-            below = eye[..., 1] - (lid + 1.4 * across**2)
-            shade[side] = 0.3 + 0.7 * smoothstep(below, -0.01, 0.1) * (
-                0.75 + 0.25 * smoothstep(np.abs(across), 0.24, 0.12)
+        self, balls: Float64[np.ndarray, "t e 3"], face: Float64[np.ndarray, "t 468 3"]
+    ) -> Float64[np.ndarray, "t e"]:
+        """Light on the eyeballs: the upper lids shade them."""
+        shade = []
+        for points, ball, lid in zip(np.split(balls, 2, axis=1), self.eyeballs.values(), (159, 386), strict=True):
+            across = points[..., 0] - ball.centre[0]
+            below = points[..., 1] - (face[:, lid, 1, None] + 1.4 * across**2)
+            shade.append(
+                0.3 + 0.7 * smoothstep(below, -0.01, 0.1) * (0.75 + 0.25 * smoothstep(np.abs(across), 0.24, 0.12))
             )
-        return shade
+        return np.concatenate(shade, axis=1)
 
 
 def _bender(identity: Identity):

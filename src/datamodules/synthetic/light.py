@@ -41,21 +41,19 @@ def _direction(azimuth: float, elevation: float) -> np.ndarray:
     return np.array([np.sin(azimuth) * np.cos(elevation), -np.sin(elevation), -np.cos(azimuth) * np.cos(elevation)])
 
 
-def openness_and_key(
-    mesh: Mesh, identity: Identity, materials: Sequence[str]
-) -> tuple[Float32[np.ndarray, " v"], Float32[np.ndarray, " v"]]:
+def openness_and_key(mesh: Mesh, identity: Identity, materials: Sequence[str]) -> Float32[np.ndarray, "v 2"]:
     """Shares of the sky and of the key light that each vertex sees, looked for in the relief of the head from in front."""
     relief = _relief(mesh, materials)
     normals = raster.vertex_normals(mesh.points, mesh.triangles)
     golden = np.pi * (3 - np.sqrt(5))
-    n = np.arange(48)
+    n = np.arange(40)
     z = 1 - 2 * (n + 0.5) / len(n)
     sky = np.stack([np.sqrt(1 - z**2) * np.cos(golden * n), np.sqrt(1 - z**2) * np.sin(golden * n), z], axis=1).astype(
         np.float32
     )
     openness = _visible(mesh.points, normals, relief, sky, 0.9, True)
     key = _direction(identity.key_azimuth, identity.key_elevation)
-    spread = np.random.default_rng(0).normal(0, 0.13, (24, 3))
+    spread = np.random.default_rng(0).normal(0, 0.13, (20, 3))
     towards = (key + spread).astype(np.float32)
     towards /= np.linalg.norm(towards, axis=1, keepdims=True)
     lit = _visible(mesh.points, normals, relief, towards, 1.6, False)
@@ -67,7 +65,7 @@ def openness_and_key(
     given = ~np.isnan(mesh.openness)
     openness[given] = mesh.openness[given]
     lit[given] = mesh.openness[given]
-    return openness.astype(np.float32), lit.astype(np.float32)
+    return np.stack([openness, lit], axis=1).astype(np.float32)
 
 
 def _spread(
@@ -90,7 +88,7 @@ def _relief(mesh: Mesh, materials: Sequence[str]) -> Float32[np.ndarray, "r r"]:
     screen = mesh.points.copy()
     screen[:, 0] = (mesh.points[:, 0] / _EXTENT + 1) / 2 * _RESOLUTION - 0.5
     screen[:, 1] = ((mesh.points[:, 1] - 0.1) / _EXTENT + 1) / 2 * _RESOLUTION - 0.5
-    depth, owner = np.empty((_RESOLUTION, _RESOLUTION), np.float32), np.empty((_RESOLUTION, _RESOLUTION), np.int32)
+    depth, owner = np.empty((_RESOLUTION, _RESOLUTION), np.float32), np.empty((_RESOLUTION, _RESOLUTION), np.int16)
     solid = np.zeros((len(materials), raster.N_MATERIAL_COLUMNS), np.float32)
     solid[:, raster.TWO_SIDED] = 1
     triangles: Int32[np.ndarray, "f 3"] = mesh.triangles[casting]
@@ -110,7 +108,7 @@ def _visible(
 ) -> Float32[np.ndarray, " v"]:
     """Share of the directions in which nothing stands in the way within `reach`; `weighted` by the cosine to the normal."""
     seen = np.ones(len(points), np.float32)
-    steps = 14
+    steps = 11
     for v in range(len(points)):
         total, free = 1e-6, 0.0
         nx, ny, nz = normals[v, 0], normals[v, 1], normals[v, 2]

@@ -10,7 +10,7 @@ Axes of the camera: x to the right, y down, z away from it; a surface that faces
 import math
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, Int16, Int32, UInt8
 from numba import njit
 
 SAMPLES = 2  # samples per pixel along each axis
@@ -53,11 +53,11 @@ _THRESHOLDS = np.array([[26, 153], [217, 90]], np.int32)
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def vertex_normals(
-    points: Float32[np.ndarray, "v 3"], triangles: Int32[np.ndarray, "f 3"]
-) -> Float32[np.ndarray, "v 3"]:
-    """Unit normals, the mean of the adjacent triangles weighted by their area."""
-    normals = np.zeros_like(points)
+def _write_normals(
+    points: Float32[np.ndarray, "v 3"], triangles: Int32[np.ndarray, "f 3"], attributes: Float32[np.ndarray, "v a"]
+) -> None:
+    """Fill in unit normals: the mean of the adjacent triangles weighted by their area."""
+    attributes[:, NX:OPEN] = 0
     for f in range(len(triangles)):
         i, j, k = triangles[f, 0], triangles[f, 1], triangles[f, 2]
         ax, ay, az = points[j, 0] - points[i, 0], points[j, 1] - points[i, 1], points[j, 2] - points[i, 2]
@@ -65,16 +65,24 @@ def vertex_normals(
         nx, ny, nz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
         for corner in range(3):
             vertex = triangles[f, corner]
-            normals[vertex, 0] += nx
-            normals[vertex, 1] += ny
-            normals[vertex, 2] += nz
+            attributes[vertex, NX] += nx
+            attributes[vertex, NY] += ny
+            attributes[vertex, NZ] += nz
     for v in range(len(points)):
-        x, y, z = normals[v, 0], normals[v, 1], normals[v, 2]
+        x, y, z = attributes[v, NX], attributes[v, NY], attributes[v, NZ]
         scale = np.float32(1.0) / math.sqrt(x * x + y * y + z * z + np.float32(1e-20))
-        normals[v, 0] = x * scale
-        normals[v, 1] = y * scale
-        normals[v, 2] = z * scale
-    return normals
+        attributes[v, NX] = x * scale
+        attributes[v, NY] = y * scale
+        attributes[v, NZ] = z * scale
+
+
+def vertex_normals(
+    points: Float32[np.ndarray, "v 3"], triangles: Int32[np.ndarray, "f 3"]
+) -> Float32[np.ndarray, "v 3"]:
+    """Unit normals of all vertices."""
+    attributes = np.zeros((len(points), N_ATTRIBUTES), np.float32)
+    _write_normals(points, triangles, attributes)
+    return attributes[:, NX:OPEN]
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -86,7 +94,7 @@ def cover(
     materials: Float32[np.ndarray, "m c"],
     texels: UInt8[np.ndarray, "t 4"],
     depth: Float32[np.ndarray, "h w"],
-    owner: Int32[np.ndarray, "h w"],
+    owner: Int16[np.ndarray, "h w"],
 ) -> None:
     """Write the depth and the index of the nearest triangle of each sample; `depth` and `owner` are overwritten.
 
@@ -189,34 +197,24 @@ def cover(
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _make_planes(points, attributes, triangles, f, planes):
-    """Attributes over triangle `f` as planes a x + b y + c, in row `f` of `planes`; true if it is seen from behind."""
-    i, j, k = triangles[f, 0], triangles[f, 1], triangles[f, 2]
-    x0, y0 = points[i, 0], points[i, 1]
-    dx1, dy1, dx2, dy2 = points[j, 0] - x0, points[j, 1] - y0, points[k, 0] - x0, points[k, 1] - y0
-    scale = np.float32(1.0) / (dx1 * dy2 - dx2 * dy1)
-    for n in range(N_ATTRIBUTES):
-        base = attributes[i, n]
-        d1, d2 = (attributes[j, n] - base) * scale, (attributes[k, n] - base) * scale
-        a, b = d1 * dy2 - d2 * dy1, d2 * dx1 - d1 * dx2
-        planes[f, n, 0] = a
-        planes[f, n, 1] = b
-        planes[f, n, 2] = base - a * x0 - b * y0
-    return scale > np.float32(0.0)
-
-
-@njit(cache=True, nogil=True, fastmath=True)
-def _colour(fx, fy, f, m, behind, planes, materials, texels, lights):
+def _colour(fx, fy, f, m, points, attributes, triangles, materials, texels, lights):  # noqa: ANN001, ANN202
     """Linear colour at one place (samples) of triangle `f` of material `m`."""
     byte = np.float32(1.0 / 255.0)
     one, zero, half = np.float32(1.0), np.float32(0.0), np.float32(0.5)
-    u = planes[f, U, 0] * fx + planes[f, U, 1] * fy + planes[f, U, 2]
-    v = planes[f, V, 0] * fx + planes[f, V, 1] * fy + planes[f, V, 2]
-    nx = planes[f, NX, 0] * fx + planes[f, NX, 1] * fy + planes[f, NX, 2]
-    ny = planes[f, NY, 0] * fx + planes[f, NY, 1] * fy + planes[f, NY, 2]
-    nz = planes[f, NZ, 0] * fx + planes[f, NZ, 1] * fy + planes[f, NZ, 2]
-    openness = min(max(planes[f, OPEN, 0] * fx + planes[f, OPEN, 1] * fy + planes[f, OPEN, 2], zero), one)
-    lit = min(max(planes[f, KEY, 0] * fx + planes[f, KEY, 1] * fy + planes[f, KEY, 2], zero), one)
+    i, j, k = triangles[f, 0], triangles[f, 1], triangles[f, 2]
+    x0, y0 = points[i, 0], points[i, 1]
+    dx1, dy1, dx2, dy2 = points[j, 0] - x0, points[j, 1] - y0, points[k, 0] - x0, points[k, 1] - y0
+    area = dx1 * dy2 - dx2 * dy1
+    px, py = (fx - x0) / area, (fy - y0) / area
+    w1, w2 = px * dy2 - py * dx2, py * dx1 - px * dy1
+    w0 = one - w1 - w2
+    u = w0 * attributes[i, U] + w1 * attributes[j, U] + w2 * attributes[k, U]
+    v = w0 * attributes[i, V] + w1 * attributes[j, V] + w2 * attributes[k, V]
+    nx = w0 * attributes[i, NX] + w1 * attributes[j, NX] + w2 * attributes[k, NX]
+    ny = w0 * attributes[i, NY] + w1 * attributes[j, NY] + w2 * attributes[k, NY]
+    nz = w0 * attributes[i, NZ] + w1 * attributes[j, NZ] + w2 * attributes[k, NZ]
+    openness = min(max(w0 * attributes[i, OPEN] + w1 * attributes[j, OPEN] + w2 * attributes[k, OPEN], zero), one)
+    lit = min(max(w0 * attributes[i, KEY] + w1 * attributes[j, KEY] + w2 * attributes[k, KEY], zero), one)
     # Texture, bilinear.
     tex_w, tex_h = materials[m, WIDTH], materials[m, HEIGHT]
     tu = min(max(u * tex_w - half, zero), tex_w - np.float32(1.001))
@@ -252,7 +250,7 @@ def _colour(fx, fy, f, m, behind, planes, materials, texels, lights):
     r, g, b = r * r, g * g, b * b
     # Normal, of the side that is seen.
     scale = one / math.sqrt(nx * nx + ny * ny + nz * nz + np.float32(1e-12))
-    if behind:
+    if area > zero:
         scale = -scale
     nx, ny, nz = nx * scale, ny * scale, nz * scale
     # Diffuse light. The key light reaches around the terminator, red furthest: light that travels under the skin.
@@ -324,47 +322,36 @@ def shade(
     material_of: Int32[np.ndarray, "f"],
     materials: Float32[np.ndarray, "m c"],
     texels: UInt8[np.ndarray, "t 4"],
+    owner: Int16[np.ndarray, "hs ws"],
     lights: Float32[np.ndarray, "l 6"],
-    owner: Int32[np.ndarray, "hs ws"],
     background: Float32[np.ndarray, "h w 3"],
-    planes: Float32[np.ndarray, "f a 3"],
-    state: UInt8[np.ndarray, " f"],
     picture: UInt8[np.ndarray, "h w 3"],
 ) -> None:
     """Colour every pixel of `picture` from the triangles that `cover` found; arguments as there.
 
     A pixel whose four samples show materials that are KIN is shaded once, in its middle, unless they are DETAILED; others at each sample.
-
-    Args:
-        planes, state: scratch for each triangle.
     """
     height, width = background.shape[:2]
     row = np.empty(3 * width, np.float32)
-    state[:] = 0  # 0: no planes yet, 1: seen from the front, 2: from behind
-    zero, one, quarter = np.float32(0.0), np.float32(1.0), np.float32(0.25)
+    zero, one, quarter, half = np.float32(0.0), np.float32(1.0), np.float32(0.25), np.float32(0.5)
     for py in range(height):
         for px in range(width):
             x, y = SAMPLES * px, SAMPLES * py
-            f = owner[y, x]
+            f0, f1, f2, f3 = owner[y, x], owner[y, x + 1], owner[y + 1, x], owner[y + 1, x + 1]
+            red, green, blue = background[py, px, 0], background[py, px, 1], background[py, px, 2]
+            n_hit = (f0 >= 0) + (f1 >= 0) + (f2 >= 0) + (f3 >= 0)
             uniform = False
-            kin = zero
-            if f >= 0:
-                kin = materials[material_of[f], KIN]
-                uniform = materials[material_of[f], DETAILED] == zero
-            red, green, blue, n_hit = zero, zero, zero, 0
-            for sub in range(SAMPLES * SAMPLES):
-                other = owner[y + (sub >> 1), x + (sub & 1)]
-                if other >= 0:
-                    if state[other] == 0:
-                        state[other] = 2 if _make_planes(points, attributes, triangles, other, planes) else 1
-                    if materials[material_of[other], KIN] != kin:
-                        uniform = False
-                else:
-                    uniform = False
+            if n_hit == SAMPLES * SAMPLES:
+                m0, m1, m2, m3 = material_of[f0], material_of[f1], material_of[f2], material_of[f3]
+                kin = materials[m0, KIN]
+                uniform = materials[m1, KIN] == kin and materials[m2, KIN] == kin and materials[m3, KIN] == kin
+                uniform = uniform and materials[m0, DETAILED] == zero
             if uniform:
-                fx, fy = np.float32(x) + np.float32(0.5), np.float32(y) + np.float32(0.5)
-                red, green, blue = _colour(fx, fy, f, material_of[f], state[f] == 2, planes, materials, texels, lights)
-            else:
+                fx, fy = np.float32(x) + half, np.float32(y) + half
+                red, green, blue = _colour(fx, fy, f0, m0, points, attributes, triangles, materials, texels, lights)
+            elif n_hit > 0:
+                rest = np.float32(SAMPLES * SAMPLES - n_hit)
+                red, green, blue = red * rest, green * rest, blue * rest
                 for sub in range(SAMPLES * SAMPLES):
                     sy, sx = y + (sub >> 1), x + (sub & 1)
                     f = owner[sy, sx]
@@ -374,18 +361,15 @@ def shade(
                             np.float32(sy),
                             f,
                             material_of[f],
-                            state[f] == 2,
-                            planes,
+                            points,
+                            attributes,
+                            triangles,
                             materials,
                             texels,
                             lights,
                         )
                         red, green, blue = red + r, green + g, blue + b
-                        n_hit += 1
-                rest = np.float32(SAMPLES * SAMPLES - n_hit)
-                red = (red + rest * background[py, px, 0]) * quarter
-                green = (green + rest * background[py, px, 1]) * quarter
-                blue = (blue + rest * background[py, px, 2]) * quarter
+                red, green, blue = red * quarter, green * quarter, blue * quarter
             row[3 * px] = red
             row[3 * px + 1] = green
             row[3 * px + 2] = blue
@@ -394,7 +378,7 @@ def shade(
             # A soft shoulder keeps highlights from clipping.
             linear = max(row[n], zero)
             toned = min(linear * np.float32(1.12) / (one + np.float32(0.12) * linear), one)
-            line[n] = np.uint8(np.int32(math.sqrt(toned) * np.float32(255.0) + np.float32(0.5)))
+            line[n] = np.uint8(np.int32(math.sqrt(toned) * np.float32(255.0) + half))
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -402,7 +386,7 @@ def place(
     points: Float32[np.ndarray, "v 3"],
     head: Float32[np.ndarray, " v"],
     rotation: Float32[np.ndarray, "3 3"],
-    pivot_after: Float32[np.ndarray, " 3"],
+    shift: Float32[np.ndarray, " 3"],
     pivot: Float32[np.ndarray, " 3"],
     sway: Float32[np.ndarray, " 3"],
     camera: Float32[np.ndarray, " 5"],
@@ -421,10 +405,76 @@ def place(
         x, y, z = points[v, 0] - pivot[0], points[v, 1] - pivot[1], points[v, 2] - pivot[2]
         share = head[v]
         for axis in range(3):
-            turned = rotation[axis, 0] * x + rotation[axis, 1] * y + rotation[axis, 2] * z + pivot_after[axis]
+            turned = rotation[axis, 0] * x + rotation[axis, 1] * y + rotation[axis, 2] * z + pivot[axis] + shift[axis]
             placed[v, axis] = share * turned + (np.float32(1.0) - share) * (points[v, axis] + sway[axis])
         scale = camera[0] * camera[1] / (camera[1] + placed[v, 2])
         # Pixel centres are integers: sample s of a pixel p lies at p + (s - 1/2) / 2.
         screen[v, 0] = placed[v, 0] * scale + camera[2] * camera[4] - np.float32(0.5)
         screen[v, 1] = placed[v, 1] * scale + camera[3] * camera[4] - np.float32(0.5)
         screen[v, 2] = placed[v, 2]
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def draw(
+    rest: Float32[np.ndarray, "v 3"],
+    anchor: Int32[np.ndarray, " v"],
+    follow: Float32[np.ndarray, " v"],
+    head: Float32[np.ndarray, " v"],
+    moves: Float32[np.ndarray, "t p 3"],
+    own_index: Int32[np.ndarray, " n"],
+    own: Float32[np.ndarray, "t n 3"],
+    eye_index: Int32[np.ndarray, " e"],
+    eye: Float32[np.ndarray, "t e 4"],
+    rotation: Float32[np.ndarray, "t 3 3"],
+    shift: Float32[np.ndarray, "t 3"],
+    sway: Float32[np.ndarray, "t 3"],
+    pivot: Float32[np.ndarray, " 3"],
+    camera: Float32[np.ndarray, " 5"],
+    attributes: Float32[np.ndarray, "v a"],
+    triangles: Int32[np.ndarray, "f 3"],
+    material_of: Int32[np.ndarray, "f"],
+    materials: Float32[np.ndarray, "m c"],
+    texels: UInt8[np.ndarray, "t 4"],
+    lights: Float32[np.ndarray, "l 6"],
+    background: Float32[np.ndarray, "h w 3"],
+    pictures: UInt8[np.ndarray, "t h w 3"],
+) -> None:
+    """Pictures of a moving head.
+
+    Args:
+        rest: vertices of the head at rest, in its own frame.
+        anchor, follow: a vertex copies the move of the face's point `anchor` by the share `follow`.
+        head: 1 where a vertex turns with the head, 0 where it stays with the body.
+        moves: displacements of the face's points.
+        own_index, own: vertices that move in their own way, and where they are.
+        eye_index, eye: vertices of the eyeballs; their normals in the head's frame, and the light that reaches them.
+        rotation, shift: of the head about `pivot`; `sway` shifts the body.
+        camera: see `place`.
+        attributes: texture coordinates and light of all vertices; normals are filled in.
+    """
+    height, width = background.shape[:2]
+    depth = np.empty((SAMPLES * height, SAMPLES * width), np.float32)
+    owner = np.empty((SAMPLES * height, SAMPLES * width), np.int16)
+    local, placed, screen = np.empty_like(rest), np.empty_like(rest), np.empty_like(rest)
+    for t in range(len(pictures)):
+        for v in range(len(rest)):
+            for axis in range(3):
+                local[v, axis] = rest[v, axis] + follow[v] * moves[t, anchor[v], axis]
+        for n in range(len(own_index)):
+            for axis in range(3):
+                local[own_index[n], axis] = own[t, n, axis]
+        place(local, head, rotation[t], shift[t], pivot, sway[t], camera, placed, screen)
+        _write_normals(placed, triangles, attributes)
+        for n in range(len(eye_index)):
+            v = eye_index[n]
+            for axis in range(3):
+                turned = (
+                    rotation[t, axis, 0] * eye[t, n, 0]
+                    + rotation[t, axis, 1] * eye[t, n, 1]
+                    + rotation[t, axis, 2] * eye[t, n, 2]
+                )
+                attributes[v, NX + axis] = turned
+            attributes[v, OPEN] = eye[t, n, 3]
+            attributes[v, KEY] = eye[t, n, 3]
+        cover(screen, attributes, triangles, material_of, materials, texels, depth, owner)
+        shade(screen, attributes, triangles, material_of, materials, texels, owner, lights, background, pictures[t])

@@ -20,6 +20,7 @@ SAMPLE_RATE = 16_000
 STEP = 80  # samples between updates of the filters: 5 ms
 CONTROL_RATE = SAMPLE_RATE / STEP
 _PEAK = 0.7
+_SILENCE = 1e-9  # keeps quotients finite where nothing is said
 _UPPER_FORMANTS = (3500.0, 4500.0)
 _BANDWIDTHS = np.array([70.0, 95.0, 140.0, 220.0, 300.0])
 _FULL_GAP = 0.22  # opening, in distances between the pupils, of full loudness
@@ -52,14 +53,14 @@ def speak(
     )
     # Level, then follow the mouth.
     power = gaussian_filter1d(raw**2, 0.012 * SAMPLE_RATE)
-    level = raw / np.sqrt(power + 2e-3 * power.max())
+    level = raw / np.sqrt(power + 2e-3 * power.max() + _SILENCE)
     wanted = tracks["loudness"] * (np.clip(gap, 0, None) / _FULL_GAP + 0.03) ** 0.85
     wanted = gaussian_filter1d(wanted, 1.6)
     times = (np.arange(n_samples) + 0.5) / STEP - 0.5
     sound = level * np.interp(times, np.arange(len(gap)), wanted)
     sound += 4e-4 * rng.standard_normal(n_samples) * np.abs(sound).max()
-    sound = np.tanh(sound / (1.15 * np.percentile(np.abs(sound), 99.9)))
-    return (_PEAK * sound / np.abs(sound).max()).astype(np.float32)
+    sound = np.tanh(sound / (1.15 * np.percentile(np.abs(sound), 99.9) + _SILENCE))
+    return (_PEAK * sound / (np.abs(sound).max() + _SILENCE)).astype(np.float32)
 
 
 def _tracks(
