@@ -279,7 +279,7 @@ def test_every_alignment_of_the_configuration_can_be_built_at_any_size(name):
         cfg = compose(overrides=[f"+alignment={name}", "alignment.size=96"])
     alignment = hydra.utils.instantiate(cfg.alignment, _convert_="all")
     assert alignment.size == (96, 96)
-    assert alignment.fit(talking_head(10), FRAME).shape == (10, 3, 3)
+    assert alignment.fit(talking_head(10), alignment.size).shape == (10, 3, 3)
 
 
 def test_the_simplified_points_used_are_eyes_and_nose():
