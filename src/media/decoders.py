@@ -103,10 +103,11 @@ class PyAVDecoder:
         self._path = index.info.path
         self._threads = threads
         self._turns = index.info.rotation // 90
-        # Elsewhere, a seek may land anywhere and time stamps after it are guesses: frames are counted from the beginning.
         self._seekable = index.container in INDEXED and index.stamped
-        self._times = index.pts if self._seekable else np.arange(index.info.n_frames)
-        self._keys = np.flatnonzero(index.keyframe)
+        if self._seekable:
+            self._times, self._keys = index.pts, np.flatnonzero(index.keyframe)
+        else:  # a seek may land anywhere, and time stamps after it are guesses: count from the beginning
+            self._times, self._keys = np.arange(index.info.n_frames), np.zeros(1, dtype=np.int64)
         self._shown: _Timed | None = None  # the last frame that was returned
         self._ahead: _Timed | None = None  # the one after it, if it is decoded already
         self._open()

@@ -2,6 +2,7 @@ import multiprocessing
 import pickle
 import sys
 from fractions import Fraction
+from math import ceil
 from pathlib import Path
 
 import av
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.errors import MediaError
-from src.media import VideoReader, resize, write_video
+from src.media import VideoReader, decoders, resize, write_video
+from src.media.containers import open_container
 from src.media.reader import _resample
 from tests.media.conftest import numbered_frames, numbers_of
 
@@ -151,6 +153,14 @@ def test_every_container_is_read_alike_forwards_and_backwards(encode, backend, n
     assert numbers_of(forwards) == list(range(40))
     reader = VideoReader(path, backend=backend)
     np.testing.assert_array_equal(np.stack([reader[i] for i in range(39, -1, -1)])[::-1], forwards)
+
+
+def test_without_a_table_of_frames_reading_forwards_never_starts_over(encode, monkeypatch):
+    reader = VideoReader(encode("a.avi", "mpeg4", gop=2), fps=8)
+    opened = []
+    monkeypatch.setattr(decoders, "open_container", lambda *args: opened.append(args) or open_container(*args))
+    assert numbers_of(np.concatenate(list(reader.stream(4)))) == [ceil(k * 25 / 8 - 0.5) for k in range(13)]
+    assert len(opened) == 2  # once to open, once for the first frame
 
 
 def test_without_decord_pyav_reads(numbered, monkeypatch):
