@@ -23,10 +23,10 @@ demo: setup ## synthetic heads -> train -> sample a talking video with sound -> 
 	$(BIN)/python tools/demo.py
 
 test: lint ## set-up, lint, types, import contracts and all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-fast: setup ## the tests without the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 lint: setup ## ruff, the type checker and the import contracts
 	$(BIN)/ruff check .
