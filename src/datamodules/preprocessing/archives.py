@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float64, UInt8
 
 from src.errors import FaceError, MediaError
@@ -86,6 +85,8 @@ def open_frames(path: Path, fps: float) -> VideoReader | ArchivedClip:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    import torch  # not for recordings that are videos: it triples the time in which a worker starts
+
     try:
         with torch.serialization.safe_globals(list(_array_globals())):
             contents = torch.load(path, map_location="cpu", weights_only=True)
