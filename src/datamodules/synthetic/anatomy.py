@@ -209,7 +209,7 @@ def lid_rims(face: Float64[np.ndarray, "468 3"]) -> list[Part]:
         middle = rim.mean(axis=0)
         inner = middle + (rim - middle) * [0.97, 0.97, 1.0] + [0, 0, 0.05]
         deep = middle + (rim - middle) * [1.05, 1.1, 1.0] + [0, 0, 0.3]
-        points = np.concatenate([rim, inner, deep])
+        points = np.concatenate([rim + [0, 0, 0.01], inner, deep])
         parts.append(
             Part(
                 name=f"rim_{side}",
@@ -256,7 +256,7 @@ def mouth(face: Float64[np.ndarray, "468 3"]) -> list[Part]:
 def _cavity(face: Float64[np.ndarray, "468 3"], line: Float64[np.ndarray, " 3"]) -> Part:
     rim = face[LIPS_INNER]
     upwards = np.isin(LIPS_INNER, UPPER_LIP[3, 1:-1]).astype(float) - np.isin(LIPS_INNER, LOWER_LIP[3, 1:-1])
-    rings = [rim]
+    rings = [rim + [0, 0, 0.012]]  # a little behind the lips, which hide it when they are closed
     for depth, spread, height in ((0.07, 1.03, 0.07), (0.3, 1.15, 0.2), (0.9, 1.0, 0.25)):
         ring = rim * [spread, 1, 1]
         ring[:, 1] = line[1] - height * upwards

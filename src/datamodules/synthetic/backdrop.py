@@ -1,5 +1,7 @@
 """Rooms out of focus behind the head."""
 
+import itertools
+
 import numpy as np
 from jaxtyping import Float32
 from PIL import Image
@@ -60,7 +62,7 @@ def _shelf(rng, x, y, first, second, third):
     """Rows of books."""
     picture = np.broadcast_to(second * 0.35, (*x.shape, 3)).copy()
     edges = np.linspace(-0.05, 1.1, 5) + rng.uniform(-0.05, 0.05)
-    for top, bottom in zip(edges[:-1], edges[1:], strict=True):
+    for top, bottom in itertools.pairwise(edges):
         left = 0.0
         while left < 1:
             width, height = rng.uniform(0.02, 0.055), rng.uniform(0.6, 0.92)
@@ -80,11 +82,7 @@ def _outdoors(rng, x, y, first, second, third):
     sky, green = np.array([0.55, 0.68, 0.85]), np.array([0.12, 0.2, 0.06]) * rng.uniform(0.6, 1.3)
     horizon = 0.42 + 0.08 * np.sin(7 * x + rng.uniform(0, 6)) + 0.05 * np.sin(17 * x)
     trees = smoothstep(y - horizon, -0.08, 0.08)[..., None]
-    picture = (
-        sky * (1 - trees) + green * (0.7 + 0.6 * rng.random())[..., None] * trees
-        if False
-        else sky * (1 - trees) + green * trees
-    )
+    picture = sky * (1 - trees) + green * trees
     picture = picture * (1 + 0.25 * noise(rng, (14, 14), x.shape))[..., None]
     for _ in range(40):
         cx, cy, radius = rng.uniform(0, 1), rng.uniform(0.2, 0.9), rng.uniform(0.015, 0.05)

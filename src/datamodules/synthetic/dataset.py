@@ -67,8 +67,14 @@ def make_synthetic(
     splits = assign_splits(names, fractions or FRACTIONS, seed)
     settings = {
         "source": "synthetic heads",
-        **{"identities": n_identities, "clips_per_identity": clips_per_identity, "seconds": seconds, "size": size},
-        **{"seed": seed, "fps": fps, "fractions": dict(fractions or FRACTIONS), "crf": crf},
+        "identities": n_identities,
+        "clips_per_identity": clips_per_identity,
+        "seconds": seconds,
+        "size": size,
+        "seed": seed,
+        "fps": fps,
+        "fractions": dict(fractions or FRACTIONS),
+        "crf": crf,
     }
     with StoreWriter(root, size, fps=fps, settings=settings) as writer:
         jobs = []
@@ -159,7 +165,8 @@ def _work(writer: StoreWriter, jobs: Sequence[Job], task: functools.partial[list
         for job, clips in map_unordered(task, jobs, processes):
             if isinstance(clips, CrashedError):
                 raise StoreError(
-                    f"The process that rendered {job.identity} was killed, perhaps for its memory: start the same command again with fewer workers."
+                    f"The process that rendered {job.identity} was killed, perhaps for its memory: "
+                    "start the same command again with fewer workers."
                 )
             writer.append(clips)
             progress.update(bar, advance=1)

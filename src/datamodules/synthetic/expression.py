@@ -1,8 +1,8 @@
 """Facial expression: controls over time -> the 468 mesh points, and MediaPipe's 52 blendshape scores.
 
 Most controls move a few hand-placed points; a minimal-curvature field (the discrete bi-Laplacian of the mesh is as small as possible)
-carries the rest of the skin along. The jaw turns about the axis through its joints with such a field as weight, lips never pass through each
-other, and lids slide on the eyeball. Unit and axes: `src.datamodules.synthetic.average_face`.
+carries the rest of the skin along. The jaw turns about the axis through its joints with such a field as weight, lips never pass through
+each other, and lids slide on the eyeball. Unit and axes: `src.datamodules.synthetic.average_face`.
 """
 
 import functools
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, Int
 
 from src.datamodules.synthetic.average_face import average_face
 from src.datamodules.synthetic.regions import (
@@ -92,7 +92,7 @@ def fit_eyeball(points: Float64[np.ndarray, "468 3"], side: str) -> Eyeball:
     lids = lids if side == "left" else mirrored()[lids]
     corners = points[lids[0, [0, -1]]]
     width = np.linalg.norm(corners[1, :2] - corners[0, :2])
-    radius = 0.56 * width
+    radius = 0.56 * float(width)
     middle = points[lids[:, 4]]
     centre = np.array([corners[:, 0].mean(), middle[:, 1].mean(), 0.0])
     reach = np.sqrt(np.maximum(radius**2 - ((middle - centre)[:, :2] ** 2).sum(axis=1), 0))
@@ -169,20 +169,20 @@ def _coefficient(controls: Controls, name: str) -> Float64[np.ndarray, " t"]:
 def _stiffness() -> Float64[np.ndarray, "468 468"]:
     """Quadratic form of the mesh's curvature: the squared graph Laplacian with inverse edge lengths as weights."""
     face = average_face()
-    edges = np.unique(
-        np.sort(np.concatenate([TESSELATION[:, [0, 1]], TESSELATION[:, [1, 2]], TESSELATION[:, [2, 0]]]), axis=1),
-        axis=0,
+    sides: Int[np.ndarray, "e 2"] = np.concatenate(
+        [TESSELATION[:, [0, 1]], TESSELATION[:, [1, 2]], TESSELATION[:, [2, 0]]]
     )
-    weight = 1 / (np.linalg.norm(face[edges[:, 0]] - face[edges[:, 1]], axis=1) + 0.03)
+    start, end = np.unique(np.sort(sides, axis=1), axis=0).T.tolist()
+    weight = 1 / (np.linalg.norm(face[start] - face[end], axis=1) + 0.03)
     adjacency = np.zeros((N_POINTS, N_POINTS))
-    adjacency[edges[:, 0], edges[:, 1]] = adjacency[edges[:, 1], edges[:, 0]] = weight
+    adjacency[start, end] = adjacency[end, start] = weight
     laplacian = np.diag(adjacency.sum(axis=1)) - adjacency
     laplacian /= adjacency.sum(axis=1, keepdims=True)
     return laplacian.T @ laplacian
 
 
 def _smooth_field(
-    values: Mapping[int, Float64[np.ndarray, " d"]], still: Float64[np.ndarray, " n"]
+    values: Mapping[int, Float64[np.ndarray, " d"]], still: Int[np.ndarray, " n"]
 ) -> Float64[np.ndarray, "468 d"]:
     """The field of least curvature that has the given values at some points and is zero at the points `still`.
 
@@ -218,7 +218,7 @@ def jaw_weights() -> Float64[np.ndarray, " 468"]:
     return np.clip(_smooth_field(values, still)[:, 0], 0, 1)
 
 
-def _upper_face() -> Float64[np.ndarray, " n"]:
+def _upper_face() -> Int[np.ndarray, " n"]:
     """Points that the mouth never moves: eyes and what lies above, temples."""
     return np.flatnonzero(average_face()[:, 1] < 0.12)
 
@@ -385,13 +385,15 @@ def _outside(points: Float64[np.ndarray, "*n 3"], eye: Eyeball, radii: float) ->
 
 # fmt: off
 BLENDSHAPES = (
-    "_neutral", "browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight", "cheekPuff", "cheekSquintLeft",
-    "cheekSquintRight", "eyeBlinkLeft", "eyeBlinkRight", "eyeLookDownLeft", "eyeLookDownRight", "eyeLookInLeft", "eyeLookInRight",
-    "eyeLookOutLeft", "eyeLookOutRight", "eyeLookUpLeft", "eyeLookUpRight", "eyeSquintLeft", "eyeSquintRight", "eyeWideLeft", "eyeWideRight",
-    "jawForward", "jawLeft", "jawOpen", "jawRight", "mouthClose", "mouthDimpleLeft", "mouthDimpleRight", "mouthFrownLeft", "mouthFrownRight",
-    "mouthFunnel", "mouthLeft", "mouthLowerDownLeft", "mouthLowerDownRight", "mouthPressLeft", "mouthPressRight", "mouthPucker", "mouthRight",
-    "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper", "mouthSmileLeft", "mouthSmileRight", "mouthStretchLeft",
-    "mouthStretchRight", "mouthUpperUpLeft", "mouthUpperUpRight", "noseSneerLeft", "noseSneerRight",
+    "_neutral", "browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight", "cheekPuff",
+    "cheekSquintLeft", "cheekSquintRight", "eyeBlinkLeft", "eyeBlinkRight", "eyeLookDownLeft", "eyeLookDownRight",
+    "eyeLookInLeft", "eyeLookInRight", "eyeLookOutLeft", "eyeLookOutRight", "eyeLookUpLeft", "eyeLookUpRight",
+    "eyeSquintLeft", "eyeSquintRight", "eyeWideLeft", "eyeWideRight", "jawForward", "jawLeft", "jawOpen", "jawRight",
+    "mouthClose", "mouthDimpleLeft", "mouthDimpleRight", "mouthFrownLeft", "mouthFrownRight", "mouthFunnel",
+    "mouthLeft", "mouthLowerDownLeft", "mouthLowerDownRight", "mouthPressLeft", "mouthPressRight", "mouthPucker",
+    "mouthRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper", "mouthSmileLeft",
+    "mouthSmileRight", "mouthStretchLeft", "mouthStretchRight", "mouthUpperUpLeft", "mouthUpperUpRight",
+    "noseSneerLeft", "noseSneerRight",
 )
 # fmt: on
 """MediaPipe's blendshapes in its order; here "left" and "right" are the person's sides."""

@@ -379,11 +379,27 @@ def _hair_style(rng: np.random.Generator, masculinity: float, age: float, tone: 
     return str(rng.choice(list(weights), p=p / p.sum()))
 
 
+# How shapes lean with masculinity, from one end to the other.
+_LEANING = {
+    "jaw_width": 1.6,
+    "brow_ridge": 1.8,
+    "chin_width": 1.2,
+    "eye_size": -0.8,
+    "eye_opening": -0.6,
+    "brow_height": -1.2,
+    "nose_width": 0.8,
+    "nose_forward": 0.5,
+    "upper_lip": -0.7,
+    "lower_lip": -0.4,
+    "chin_length": 0.6,
+    "cheekbones": -0.4,
+}
+
+
 def _shape(rng: np.random.Generator, masculinity: float, age: float) -> Shape:
     drawn = {field.name: float(np.clip(rng.normal(0, 0.9), -2, 2)) for field in fields(Shape)}
     lean = masculinity - 0.5
-    for name, amount in (("jaw_width", 1.6), ("brow_ridge", 1.8), ("chin_width", 1.2), ("eye_size", -0.8), ("eye_opening", -0.6), ("brow_height", -1.2),
-                         ("nose_width", 0.8), ("nose_forward", 0.5), ("upper_lip", -0.7), ("lower_lip", -0.4), ("chin_length", 0.6), ("cheekbones", -0.4)):  # fmt: skip
+    for name, amount in _LEANING.items():
         drawn[name] += lean * amount
     drawn["upper_lip"] -= 0.8 * age
     drawn["lower_lip"] -= 0.6 * age

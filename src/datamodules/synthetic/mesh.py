@@ -44,9 +44,10 @@ class Mesh:
 def assemble(parts: Sequence[Part], materials: Sequence[str]) -> Mesh:
     """One mesh of all parts; materials become indices into `materials`."""
 
-    def column(values: Sequence[object]) -> Float32[np.ndarray, " v"]:
+    def column(values: Sequence[Float[np.ndarray, " v"] | float | None]) -> Float32[np.ndarray, " v"]:
         filled = [
-            np.broadcast_to(np.nan if v is None else v, len(p.points)) for p, v in zip(parts, values, strict=True)
+            np.full(len(p.points), np.nan) if v is None else np.zeros(len(p.points)) + v
+            for p, v in zip(parts, values, strict=True)
         ]
         return np.concatenate(filled).astype(np.float32)
 

@@ -197,7 +197,7 @@ def cover(
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _colour(fx, fy, f, m, points, attributes, triangles, materials, texels, lights):  # noqa: ANN001, ANN202
+def _colour(fx, fy, f, m, points, attributes, triangles, materials, texels, lights):
     """Linear colour at one place (samples) of triangle `f` of material `m`."""
     byte = np.float32(1.0 / 255.0)
     one, zero, half = np.float32(1.0), np.float32(0.0), np.float32(0.5)

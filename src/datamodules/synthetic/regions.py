@@ -8,7 +8,7 @@ import functools
 
 import numpy as np
 from jaxtyping import Int
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from src.datamodules.synthetic.average_face import average_face
 
@@ -51,7 +51,7 @@ NOSE = np.array([
 def mirrored() -> Int[np.ndarray, " 468"]:
     """Index of the point that mirrors each point."""
     face = average_face()
-    _, index = cKDTree(face).query(face * [-1, 1, 1])
+    _, index = KDTree(face).query(face * [-1, 1, 1])
     return index
 
 

@@ -6,7 +6,7 @@ therefore entered through closed lips, while /k/ takes whatever shape the lips h
 the same sequence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +29,7 @@ class Phoneme:
 
 
 # Formants of the vowels: Peterson and Barney, "Control Methods Used in a Study of the Vowels" (1952), table II, men.
+_SIBILANT = {"jaw": 0.07, "wide": 0.35, "upper_up": 0.20, "lower_down": 0.25}
 # fmt: off
 PHONEMES = {
     "AA": Phoneme("vowel", 0.130, {"jaw": 0.90}, (730, 1090, 2440)),
@@ -53,9 +54,9 @@ PHONEMES = {
     "F": Phoneme("fricative", 0.095, {"jaw": 0.16, "tuck": 1.0, "upper_up": 0.15}, (350, 1100, 2300), voiced=False, noise=(4500, 5000)),
     "V": Phoneme("fricative", 0.065, {"jaw": 0.16, "tuck": 0.9, "upper_up": 0.10}, (300, 1100, 2300), noise=(4000, 4500)),
     "TH": Phoneme("fricative", 0.085, {"jaw": 0.25, "tongue": 0.8}, (350, 1400, 2500), voiced=False, noise=(5200, 4000)),
-    "S": Phoneme("fricative", 0.100, {"jaw": 0.07, "wide": 0.35, "upper_up": 0.20, "lower_down": 0.25}, (320, 1700, 2600), voiced=False, noise=(5600, 2200)),
-    "Z": Phoneme("fricative", 0.075, {"jaw": 0.08, "wide": 0.30, "upper_up": 0.20, "lower_down": 0.25}, (280, 1700, 2600), noise=(5400, 2200)),
-    "SH": Phoneme("fricative", 0.105, {"jaw": 0.12, "funnel": 0.80, "pucker": 0.25, "lower_down": 0.15}, (320, 1700, 2400), voiced=False, noise=(3100, 1700)),
+    "S": Phoneme("fricative", 0.100, _SIBILANT, (320, 1700, 2600), voiced=False, noise=(5600, 2200)),
+    "Z": Phoneme("fricative", 0.075, _SIBILANT, (280, 1700, 2600), noise=(5400, 2200)),
+    "SH": Phoneme("fricative", 0.105, {"jaw": 0.12, "funnel": 0.80, "pucker": 0.25}, (320, 1700, 2400), voiced=False, noise=(3100, 1700)),
     "CH": Phoneme("fricative", 0.090, {"jaw": 0.12, "funnel": 0.75, "pucker": 0.25}, (320, 1700, 2400), voiced=False, noise=(3400, 1800)),
     "HH": Phoneme("fricative", 0.060, {"jaw": 0.45}, (500, 1500, 2500), voiced=False, noise=(1600, 2400), insists={"jaw": 0.3}),
     "L": Phoneme("liquid", 0.065, {"jaw": 0.32, "tongue": 1.0}, (360, 1100, 2700)),
@@ -83,7 +84,8 @@ _DOMINANCE = {
     "liquid": (0.8, 0.2),
     "silence": (0.9, 0.6),
 }
-_SPREAD = 0.05  # seconds: dominance falls to 1 / e this far beyond a phoneme's edge
+_SPREAD, _CONTACT_SPREAD = 0.05, 0.028  # seconds: dominance falls to 1 / e this far beyond a phoneme's edge
+_CONTACTS = ("close", "press", "tuck", "tongue")  # they come and go more quickly
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ def articulate(
     Args:
         times: seconds, increasing.
     """
+    contact = np.isin(ARTICULATORS, _CONTACTS)
+    spread = np.where(contact, _CONTACT_SPREAD, _SPREAD)
     n = len(ARTICULATORS)
     weighted, total = np.zeros((len(times), n)), np.full((len(times), n), 1e-9)
     for name, start, duration, stress in zip(
@@ -161,11 +165,11 @@ def articulate(
         # Flat over the middle of the phoneme, exponential on both sides; a few spreads away nothing is left.
         first, last = np.searchsorted(times, [start - 6 * _SPREAD, start + duration + 6 * _SPREAD])
         away = np.abs(times[first:last] - start - duration / 2) - 0.25 * duration
-        weight = np.exp(-((np.maximum(away, 0) / _SPREAD) ** 1.3))[:, None] * insist
+        weight = np.exp(-((np.maximum(away, 0)[:, None] / spread) ** 1.3)) * insist
         weighted[first:last] += weight * target
         total[first:last] += weight
     shape = weighted / total
-    shape *= np.where(np.isin(ARTICULATORS, ("close", "press", "tuck", "tongue")), 1.0, effort)
+    shape *= np.where(contact, 1.0, effort)
     tracks = dict(zip(ARTICULATORS, shape.T, strict=True))
     # Contact is quick: lips meet when a bilabial dominates, instead of hovering half closed.
     close = np.clip((tracks["close"] - 0.25) / 0.45, 0, 1)
@@ -189,11 +193,3 @@ def _insistence(name: str) -> Float64[np.ndarray, " k"]:
     if "tuck" in phoneme.shape:
         insist[ARTICULATORS.index("tuck")] = 2.0
     return insist
-
-
-def sound_edges(utterance: Utterance) -> Sequence[tuple[float, float, str]]:
-    """(start, end, phoneme) of everything but silence."""
-    ends = utterance.starts + utterance.durations
-    return [
-        (float(s), float(e), n) for s, e, n in zip(utterance.starts, ends, utterance.names, strict=True) if n != "SIL"
-    ]
