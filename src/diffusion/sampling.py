@@ -96,6 +96,8 @@ def sampler_for(schedule: Scheduler, sampler: str | SchedulerFactory | None = No
         raise ConfigError(
             f"sampler={sampler!r}: choose one of {', '.join(SAMPLERS)}, or a scheduler class of diffusers."
         )
+    if kind is EulerAncestralDiscreteScheduler and schedule.config.prediction_type == "sample":
+        raise ConfigError("sampler=euler_ancestral has no version for prediction_type=sample: choose another sampler.")
     return kind.from_config(schedule.config, **options)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from src.datamodules.landmark_driven import landmark_picture
-from src.datamodules.store import Clip, ClipStore
+from src.datamodules.store import SAFE_ID, Clip, ClipStore
 from src.diffusion.noise import FrameNoise, NoiseMode
 from src.diffusion.pixels import to_uint8, to_unit
 from src.diffusion.sampling import SchedulerFactory, sampler_for
@@ -331,9 +331,9 @@ def _stored(given: object) -> Clip | None:
     """The clip that `STORE@CLIP_ID` names, or None where something else was given."""
     if isinstance(given, Clip):
         return given
-    if not isinstance(given, str) or "@" not in given or Path(given).exists():
+    root, _, clip_id = str(given).rpartition("@")
+    if not isinstance(given, str | Path) or not root or not SAFE_ID.fullmatch(clip_id) or Path(given).exists():
         return None
-    root, _, clip_id = given.rpartition("@")
     store = ClipStore(root)
     clip = next((clip for clip in store if clip.id == clip_id), None)
     if clip is None:

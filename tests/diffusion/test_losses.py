@@ -1,0 +1,42 @@
+import pytest
+import torch
+
+from src.diffusion.losses import denoising_loss
+
+B = 3
+
+
+def setup() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    clean, noise, estimate = (torch.randn(B, 3, 4, 4, generator=generator) for _ in range(3))
+    return clean, noise, estimate, torch.tensor([0.99, 0.4, 0.01])
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_a_perfect_prediction_costs_nothing(prediction_type):
+    clean, noise, _, ab = setup()
+    a, s = ab.sqrt().reshape(B, 1, 1, 1), (1 - ab).sqrt().reshape(B, 1, 1, 1)
+    target = {"epsilon": noise, "sample": clean, "v_prediction": a * noise - s * clean}[prediction_type]
+    assert denoising_loss(target, clean, noise, ab, prediction_type).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_noise_and_sample_prediction_have_the_same_loss_for_the_same_estimate():
+    """An estimate of x_0 and the estimate of eps that follows from it by x_t = a x_0 + s eps."""
+    clean, noise, estimate, ab = setup()
+    a, s = ab.sqrt().reshape(B, 1, 1, 1), (1 - ab).sqrt().reshape(B, 1, 1, 1)
+    estimated_noise = (a * clean + s * noise - a * estimate) / s
+    torch.testing.assert_close(
+        denoising_loss(estimate, clean, noise, ab, "sample"),
+        denoising_loss(estimated_noise, clean, noise, ab, "epsilon"),
+    )
+
+
+def test_the_loss_is_computed_in_float32():
+    clean, noise, estimate, ab = setup()
+    assert denoising_loss(estimate.bfloat16(), clean, noise, ab, "epsilon").dtype == torch.float32
+
+
+def test_an_unknown_prediction_type_is_refused():
+    clean, noise, estimate, ab = setup()
+    with pytest.raises(ValueError, match="epsilon, sample or v_prediction"):
+        denoising_loss(estimate, clean, noise, ab, "score")
