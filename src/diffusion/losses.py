@@ -5,7 +5,6 @@ Symbols: x_0 clean sample, eps noise, ab_t = prod_{s<=t} (1 - beta_s), x_t = sqr
 
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
 
 def denoising_loss(
@@ -14,6 +13,7 @@ def denoising_loss(
     noise: Float[Tensor, "b *shape"],
     alphas_cumprod: Float[Tensor, " b"],
     prediction_type: str,
+    min_snr_gamma: float | None = None,
 ) -> Float[Tensor, ""]:
     """Mean squared error of the network's output over all elements, in float32.
 
@@ -28,13 +28,22 @@ def denoising_loss(
         noise: eps.
         alphas_cumprod: ab at each sample's time step.
         prediction_type: as diffusers' schedulers name it.
+        min_snr_gamma: limit of the weight of the error of x_0, min(ab/(1-ab), gamma), which keeps the almost clean time steps from
+            ruling the training (Min-SNR, equation 8 of arXiv:2303.09556, gamma 5 there); None: the weights above.
     """
     output = output.float()
     ab = alphas_cumprod.reshape(-1, *[1] * (clean.ndim - 1)).float()
+    snr = ab / (1 - ab)
+    limited = None if min_snr_gamma is None else snr.clamp(max=min_snr_gamma)  # weight of the error of x_0
     if prediction_type == "epsilon":
-        return mse_loss(output, noise)
-    if prediction_type == "sample":
-        return (ab / (1 - ab) * (output - clean).square()).mean()
-    if prediction_type == "v_prediction":
-        return mse_loss(output, ab.sqrt() * noise - (1 - ab).sqrt() * clean)
-    raise ValueError(f"prediction_type={prediction_type!r}: choose epsilon, sample or v_prediction")
+        weight, error = 1.0 if limited is None else limited / snr, output - noise
+    elif prediction_type == "sample":
+        weight, error = snr if limited is None else limited, output - clean
+    elif prediction_type == "v_prediction":
+        weight, error = (
+            1.0 if limited is None else limited / (snr + 1),
+            output - ab.sqrt() * noise + (1 - ab).sqrt() * clean,
+        )
+    else:
+        raise ValueError(f"prediction_type={prediction_type!r}: choose epsilon, sample or v_prediction")
+    return (weight * error.square()).mean()

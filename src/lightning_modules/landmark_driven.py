@@ -48,6 +48,7 @@ class LandmarkDriven(pl.LightningModule):
         noise_schedule: one of diffusers' schedulers: betas, prediction type and the sampler that the original uses (DDIM).
         optimizer: partial, called with the parameters; only training needs it.
         lr_scheduler: partial, called with `optimizer` and `num_training_steps` (optimiser steps); stepped after every optimiser step.
+        min_snr_gamma: limit of the loss weight, see `src.diffusion.losses`; None: the original's weights.
         sampler: for sampling during validation, see `src.diffusion.sampling.sampler_for`; None: `noise_schedule` itself.
         sample_steps: of that sampler.
         eval_every_n_epochs: epochs between two evaluations of SSIM and PSNR, starting with the first; 0: never.
@@ -62,6 +63,7 @@ class LandmarkDriven(pl.LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         lr_scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
         *,
+        min_snr_gamma: float | None = None,
         sampler: str | SchedulerFactory | None = None,
         sample_steps: int = 50,
         eval_every_n_epochs: int = 5,
@@ -73,6 +75,7 @@ class LandmarkDriven(pl.LightningModule):
         self.noise_schedule = noise_schedule
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.min_snr_gamma = min_snr_gamma
         self.sampler = sampler
         self.sample_steps = sample_steps
         self.eval_every_n_epochs = eval_every_n_epochs
@@ -104,7 +107,8 @@ class LandmarkDriven(pl.LightningModule):
         noisy = self.noise_schedule.add_noise(clean, noise, timestep)
         prediction = self(noisy, condition, timestep)
         alphas_cumprod = self.noise_schedule.alphas_cumprod.to(clean.device)[timestep]
-        return denoising_loss(prediction, clean, noise, alphas_cumprod, self.noise_schedule.config.prediction_type)
+        prediction_type = self.noise_schedule.config.prediction_type
+        return denoising_loss(prediction, clean, noise, alphas_cumprod, prediction_type, self.min_snr_gamma)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """Loss at random time steps, uniform over the noise levels."""

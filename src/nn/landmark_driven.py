@@ -11,6 +11,7 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 
 class LandmarkDrivenUNet(nn.Module):
@@ -29,6 +30,8 @@ class LandmarkDrivenUNet(nn.Module):
         attention_head_dim: width of an attention head; the number of heads follows from the channels.
         norm_num_groups: groups of the group normalisations; divides every entry of `block_out_channels`.
         norm_eps: epsilon of the normalisations.
+        patch_size: fold squares of this many pixels into channels before the network and back behind it: a quarter of the work at 2.
+            The official layout has 1.
         channels_last: keep activations channel by channel in memory; faster on tensor cores and with oneDNN, same result.
         unet_options: further arguments of `diffusers.UNet2DModel`.
     """
@@ -45,14 +48,15 @@ class LandmarkDrivenUNet(nn.Module):
         attention_head_dim: int = 8,
         norm_num_groups: int = 32,
         norm_eps: float = 1e-5,
+        patch_size: int = 1,
         channels_last: bool = False,
         **unet_options: Any,
     ) -> None:
         super().__init__()
         self.unet = UNet2DModel(
-            sample_size=sample_size,
-            in_channels=in_channels,
-            out_channels=out_channels,
+            sample_size=sample_size // patch_size,
+            in_channels=in_channels * patch_size**2,
+            out_channels=out_channels * patch_size**2,
             layers_per_block=layers_per_block,
             block_out_channels=tuple(block_out_channels),
             down_block_types=tuple(down_block_types),
@@ -63,7 +67,10 @@ class LandmarkDrivenUNet(nn.Module):
             **unet_options,
         )
         self.sample_size = sample_size
-        self.stride = 2 ** (len(block_out_channels) - 1)  # frames are divided into cells of this many pixels
+        self.patch_size = patch_size
+        self.stride = patch_size * 2 ** (
+            len(block_out_channels) - 1
+        )  # frames are divided into cells of this many pixels
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.unet.to(memory_format=self.memory_format)
 
@@ -86,5 +93,6 @@ class LandmarkDrivenUNet(nn.Module):
         height, width = noisy.shape[-2:]
         if height % self.stride or width % self.stride:
             raise ValueError(f"frames of {height}x{width} pixels: both sides must be multiples of {self.stride}")
-        x = torch.cat([noisy, condition], dim=1).contiguous(memory_format=self.memory_format)
-        return self.unet(x, timestep, return_dict=False)[0]
+        x = pixel_unshuffle(torch.cat([noisy, condition], dim=1), self.patch_size)
+        x = self.unet(x.contiguous(memory_format=self.memory_format), timestep, return_dict=False)[0]
+        return pixel_shuffle(x, self.patch_size)

@@ -76,3 +76,23 @@ def test_compiling_in_place_keeps_names_and_results(net):
     net.compile(backend="eager")
     torch.testing.assert_close(net(*inputs()), out)
     assert list(net.state_dict()) == keys
+
+
+def test_patches_keep_the_size_of_the_frames_and_every_pixel_counts():
+    torch.manual_seed(0)
+    net = LandmarkDrivenUNet(
+        sample_size=16,
+        patch_size=2,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
+    noisy = torch.randn(1, 3, 16, 16, requires_grad=True)
+    output = net(noisy, torch.randn(1, 9, 16, 16), torch.tensor([5]))
+    assert output.shape == noisy.shape
+    output.square().sum().backward()
+    assert (noisy.grad != 0).all()
+    with pytest.raises(ValueError, match="multiples of 4"):
+        net(torch.randn(1, 3, 14, 16), torch.randn(1, 9, 14, 16), torch.tensor([5]))
