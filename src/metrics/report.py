@@ -142,6 +142,8 @@ def _plot_distribution(axis: Axes, name: str, value: Aggregate, values: Sequence
     axis.set_ylim(-1, 1)
     axis.set_yticks([])
     axis.margins(x=0.1)
+    if np.ptp([*values, value.mean]) < 1e-9:  # matplotlib would zoom into the rounding errors
+        axis.set_xlim(value.mean - 0.5, value.mean + 0.5)
     axis.spines[["left", "top", "right"]].set_visible(False)
     unit = f", {QUANTITIES[name].unit}" if QUANTITIES[name].unit else ""
     axis.set_title(f"{name}{unit} {ARROWS[QUANTITIES[name].better]}", fontsize=8, loc="left")
@@ -168,14 +170,10 @@ def plot_mouths(path: Path, results: Sequence[Result]) -> bool:
 def _plot_mouth(axis: Axes, clip: ClipScores) -> None:
     seconds = np.arange(clip.n_frames) / clip.fps
     if clip.loudness is not None:
-        sound = axis.twinx()
-        sound.fill_between(seconds, np.nan_to_num(clip.loudness), color=GREY, alpha=0.35, linewidth=0, label="loudness")
-        sound.set_yticks([])
-        sound.set_ylim(bottom=0)
-        sound.set_frame_on(False)
-        axis.set_zorder(sound.get_zorder() + 1)
-        axis.patch.set_visible(False)
-        axis.fill_between([], [], color=GREY, alpha=0.35, label="loudness of the sound")
+        loudness = np.nan_to_num(clip.loudness)
+        highest = max(np.nanmax(curve, initial=0.0) for curve in clip.values.curves.values())
+        scaled = loudness * highest / max(loudness.max(), 1e-9)
+        axis.fill_between(seconds, scaled, color=GREY, alpha=0.35, linewidth=0, label="loudness of the sound, scaled")
     colours = {"real": ORANGE}
     for name, curve in clip.values.curves.items():
         axis.plot(
