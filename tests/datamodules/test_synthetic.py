@@ -19,9 +19,10 @@ from src.datamodules.synthetic.average_face import average_face
 from src.datamodules.synthetic.clip import SyntheticClip, perform, synthesise_clip
 from src.datamodules.synthetic.dataset import make_synthetic
 from src.datamodules.synthetic.expression import BLENDSHAPES, Controls, blendshape_scores, deform, mouth_gap
-from src.datamodules.synthetic.head import Pose, SyntheticHead
+from src.datamodules.synthetic.head import SyntheticHead
 from src.datamodules.synthetic.identity import HAIR_STYLES, draw_identity
 from src.datamodules.synthetic.motion import facial_motion, head_motion
+from src.datamodules.synthetic.pose import Pose
 from src.datamodules.synthetic.regions import LOWER_LIP, UPPER_LIP, mirrored
 from src.datamodules.synthetic.speech import PHONEMES, Utterance, articulate, babble
 from src.datamodules.synthetic.voice import CONTROL_RATE, SAMPLE_RATE, STEP, speak

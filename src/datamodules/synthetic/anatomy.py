@@ -13,7 +13,7 @@ from scipy.interpolate import PchipInterpolator
 
 from src.datamodules.synthetic.average_face import average_face
 from src.datamodules.synthetic.expression import Eyeball
-from src.datamodules.synthetic.mesh import Part, grid_triangles, grid_uv, smoothstep
+from src.datamodules.synthetic.mesh import Part, grid_triangles, grid_uv, slerp, smoothstep, unit
 from src.datamodules.synthetic.regions import LOWER_LID, LOWER_LIP, N_POINTS, UPPER_LID, UPPER_LIP, mirrored
 from src.face.topology import FACE_OVAL, LIPS_INNER, TESSELATION
 
@@ -24,7 +24,8 @@ NECK_PIVOT = np.array([0.0, 1.0, 1.25])  # the head turns about this point
 
 # The skin is unrolled onto a square canvas: x is the angle about a vertical axis, times a radius; y is the height.
 CANVAS_SIZE = 5.2
-_CANVAS_AXIS, _CANVAS_RADIUS, _CANVAS_CORNER = 1.0, 1.15, np.array([-2.6, -2.3])
+CANVAS_AXIS, CANVAS_RADIUS = 1.0, 1.15
+_CANVAS_CORNER = np.array([-2.6, -2.3])
 
 EYE_REACH = 1.25  # radians from the pupil that an eyeball's texture covers
 IRIS_ANGLE = 0.41  # radians
@@ -32,19 +33,24 @@ IRIS_ANGLE = 0.41  # radians
 
 def canvas(points: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 2"]:
     """Place on the skin's canvas of points around the average face, in its unit."""
-    angle = np.arctan2(points[..., 0], _CANVAS_AXIS - points[..., 2])
-    return np.stack([angle * _CANVAS_RADIUS, points[..., 1]], axis=-1)
+    angle = np.arctan2(points[..., 0], CANVAS_AXIS - points[..., 2])
+    return np.stack([angle * CANVAS_RADIUS, points[..., 1]], axis=-1)
 
 
 def canvas_uv(points: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 2"]:
     """Texture coordinates, [0, 1], of points around the average face."""
-    return np.clip((canvas(points) - _CANVAS_CORNER) / CANVAS_SIZE, 0, 1)
+    return np.clip(canvas_texels(canvas(points), 1), 0, 1)
 
 
 def canvas_grid(resolution: int) -> Float64[np.ndarray, "r r 2"]:
     """Canvas coordinates of the texels of a `resolution` x `resolution` texture."""
     ticks = (np.arange(resolution) + 0.5) / resolution * CANVAS_SIZE
     return np.stack(np.meshgrid(ticks + _CANVAS_CORNER[0], ticks + _CANVAS_CORNER[1], indexing="xy"), axis=-1)
+
+
+def canvas_texels(places: Float[np.ndarray, "*n 2"], resolution: int) -> Float[np.ndarray, "*n 2"]:
+    """Texels, in a `resolution` x `resolution` texture, of places on the canvas."""
+    return (places - _CANVAS_CORNER) * (resolution / CANVAS_SIZE)
 
 
 def on_skull(directions: Float64[np.ndarray, "*n 3"]) -> Float64[np.ndarray, "*n 3"]:
@@ -58,15 +64,11 @@ def skull() -> Part:
     oval = face[FACE_OVAL] - SKULL_CENTRE
     stretch = np.linalg.norm(oval / SKULL_RADII, axis=1)
     steps = np.array([0.06, 0.14, 0.25, 0.4, 0.58, 0.78, 0.95])
-    start, back = oval / np.linalg.norm(oval, axis=1, keepdims=True), np.array([0.0, 0.05, 1.0])
-    angle = np.arccos(np.clip(start @ (back / np.linalg.norm(back)), -1, 1))
+    start, back = unit(oval), unit(np.array([0.0, 0.05, 1.0]))
     rings = []
     for step in steps:
-        turned = (np.sin((1 - step) * angle)[:, None] * start + np.sin(step * angle)[:, None] * back) / np.sin(angle)[
-            :, None
-        ]
-        size = stretch + (1 - stretch) * smoothstep(np.array(step), 0.0, 0.55)
-        rings.append(SKULL_CENTRE + (on_skull(turned) - SKULL_CENTRE) * size[:, None])
+        size = stretch + (1 - stretch) * smoothstep(step, 0.0, 0.55)
+        rings.append(SKULL_CENTRE + (on_skull(slerp(start, back, step)) - SKULL_CENTRE) * size[:, None])
     points = np.concatenate([face, *rings])
     n_oval = len(FACE_OVAL)
     shell = grid_triangles(len(steps) + 1, n_oval, closed=True, flip=True)
@@ -89,32 +91,25 @@ def ears(size: float, stand: float) -> list[Part]:
     r, a = np.meshgrid(radii, angles, indexing="ij")
     # Outline: broad above, a narrow lobe below; a = 0 points backwards, pi / 2 up.
     width = 0.25 + 0.06 * np.sin(a) - 0.05 * np.cos(2 * a)
-    back, up = r * width * np.cos(a), r * 0.44 * np.sin(a)
+    back, up = r * width * np.cos(a), r * 0.41 * np.sin(a)
     rim = np.interp(r, [0, 0.25, 0.45, 0.62, 0.76, 0.9, 1.0], [-0.1, -0.085, 0.02, -0.02, 0.0, 0.055, 0.0])
     front = smoothstep(np.cos(a), -0.3, -0.9) * smoothstep(r, 0.3, 0.9)
     height = rim * (1 - 0.6 * front) - 0.05 * front
     hollow = np.interp(r, [0, 0.3, 0.5, 0.66, 0.8, 0.92, 1.0], [0.3, 0.35, 0.75, 0.5, 0.6, 0.85, 0.7]).ravel()
+    lean = 0.14
+    along_up, along_back = np.cos(lean) * up - np.sin(lean) * back, np.sin(lean) * up + np.cos(lean) * back + 0.2
+    outwards = np.sin(stand) * along_back + np.cos(stand) * height
+    backwards = np.cos(stand) * along_back - np.sin(stand) * height
     parts = []
     for side, sign in (("left", -1.0), ("right", 1.0)):
-        lean = 0.14
-        along_up = np.cos(lean) * up - np.sin(lean) * back
-        along_back = np.sin(lean) * up + np.cos(lean) * back + 0.2
-        points = np.stack(
-            [
-                sign * (1.08 + np.sin(stand) * along_back + np.cos(stand) * height),
-                0.3 - size * along_up,
-                0.98 + np.cos(stand) * along_back - np.sin(stand) * height,
-            ],
-            axis=-1,
-        ).reshape(-1, 3)
-        points = np.array([sign * 1.08, 0.3, 0.98]) + (points - np.array([sign * 1.08, 0.3, 0.98])) * [size, 1, size]
-        triangles = grid_triangles(len(radii), len(angles), closed=True, flip=sign < 0)
+        points = [sign * 1.08 + sign * size * outwards, 0.3 - size * along_up, 0.98 + size * backwards]
+        points = np.stack(points, axis=-1).reshape(-1, 3)
         parts.append(
             Part(
                 name=f"ear_{side}",
                 material="ear",
                 points=points,
-                triangles=triangles,
+                triangles=grid_triangles(len(radii), len(angles), closed=True, flip=sign < 0),
                 uv=canvas_uv(points),
                 openness=hollow,
             )
@@ -276,31 +271,33 @@ def _cavity(face: Float64[np.ndarray, "468 3"], line: Float64[np.ndarray, " 3"])
     )
 
 
+# Height of the cutting edge and of the root below the line of the lips, distance behind it, width over the mouth's, share of light.
+_TEETH = {"teeth_upper": (0.055, -0.2, 0.09, 0.88, 0.85), "teeth_lower": (0.035, 0.25, 0.135, 0.8, 0.7)}
+
+
 def _teeth(half_width: float, line: Float64[np.ndarray, " 3"]) -> list[Part]:
-    turns = np.linspace(-1.25, 1.25, 21)
+    turns, levels = (
+        np.linspace(-1.25, 1.25, 21),
+        np.linspace(0, 1, 4),
+    )  # along the arch; from the cutting edge to the root
+    level, turn = np.meshgrid(levels, turns, indexing="ij")
+    bulge = 0.03 * np.sin(np.pi * level)
     parts = []
-    for name, edge, root, recess, width in (
-        ("teeth_upper", 0.055, -0.2, 0.09, 0.86),
-        ("teeth_lower", 0.035, 0.25, 0.135, 0.78),
-    ):
-        levels = np.linspace(0, 1, 4)
-        level, turn = np.meshgrid(levels, turns, indexing="ij")
-        bulge = 0.03 * np.sin(np.pi * np.clip(level, 0, 1))
-        x = (width * half_width * 1.02 + bulge) * np.sin(turn) / np.sin(1.25)
-        z = line[2] + recess + 0.62 * half_width * 2 * (1 - np.cos(turn)) - bulge
-        # The cutting edge rises towards the molars.
-        y = line[1] + edge + (root - edge) * level - np.sign(root - edge) * -0.015 * np.abs(turn) ** 1.5 * (1 - level)
-        points = np.stack([x, y, z], axis=-1).reshape(-1, 3)
+    for name, (edge, root, recess, width, light) in _TEETH.items():
+        x = (width * half_width + bulge) * np.sin(turn) / np.sin(turns[-1])
+        z = line[2] + recess + 1.24 * half_width * (1 - np.cos(turn)) - bulge
+        towards_root = 1 if root > edge else -1
+        shorter = 0.015 * towards_root * np.abs(turn) ** 1.5 * (1 - level)  # towards the molars
+        y = line[1] + edge + (root - edge) * level + shorter
         shade = np.clip(1.0 - 0.42 * np.abs(turn) ** 1.4, 0.12, 1) * (1 - 0.45 * level)
-        uv = grid_uv(len(levels), len(turns))
         parts.append(
             Part(
                 name=name,
                 material="teeth",
-                points=points,
+                points=np.stack([x, y, z], axis=-1).reshape(-1, 3),
                 triangles=grid_triangles(len(levels), len(turns), flip=root < edge),
-                uv=uv,
-                openness=shade.ravel() * (0.85 if name == "teeth_upper" else 0.7),
+                uv=grid_uv(len(levels), len(turns)),
+                openness=light * shade.ravel(),
             )
         )
     return parts

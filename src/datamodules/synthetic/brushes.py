@@ -3,11 +3,13 @@
 import math
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float, Float32, Float64, UInt8
 from numba import njit
 from PIL import Image
 
-Noise = Float32[np.ndarray, "h w"]
+Plane = Float32[np.ndarray, "h w"]
+Picture = Float32[np.ndarray, "h w 3"]
+Texels = UInt8[np.ndarray, "h w 4"]
 
 
 @njit(cache=True, nogil=True)
@@ -64,14 +66,10 @@ def outline_distance(
 
 
 @njit(cache=True, nogil=True)
-def path_distance(
-    points: Float64[np.ndarray, "h w 2"], path: Float64[np.ndarray, "n 2"], reach: float
-) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:
-    """Distance to an open path (`reach` further away than that), and where along it, 0 to 1, the nearest point lies."""
+def path_distance(points: Float64[np.ndarray, "h w 2"], path: Float64[np.ndarray, "n 2"], reach: float) -> Plane:
+    """Distance to an open path, `reach` further away than that."""
     height, width = points.shape[:2]
     distance = np.full((height, width), reach, np.float32)
-    along = np.zeros((height, width), np.float32)
-    n = len(path)
     left, right = path[:, 0].min() - reach, path[:, 0].max() + reach
     top, bottom = path[:, 1].min() - reach, path[:, 1].max() + reach
     for row in range(height):
@@ -79,20 +77,17 @@ def path_distance(
             x, y = points[row, column, 0], points[row, column, 1]
             if x < left or x > right or y < top or y > bottom:
                 continue
-            nearest, where = reach * reach, 0.0
-            for i in range(n - 1):
+            nearest = reach * reach
+            for i in range(len(path) - 1):
                 ax, ay = path[i, 0], path[i, 1]
                 dx, dy = path[i + 1, 0] - ax, path[i + 1, 1] - ay
                 t = min(max(((x - ax) * dx + (y - ay) * dy) / max(dx * dx + dy * dy, 1e-12), 0.0), 1.0)
-                square = (x - ax - t * dx) ** 2 + (y - ay - t * dy) ** 2
-                if square < nearest:
-                    nearest, where = square, (i + t) / (n - 1)
+                nearest = min(nearest, (x - ax - t * dx) ** 2 + (y - ay - t * dy) ** 2)
             distance[row, column] = math.sqrt(nearest)
-            along[row, column] = where
-    return distance, along
+    return distance
 
 
-def noise(rng: np.random.Generator, cells: tuple[int, int], size: tuple[int, int]) -> Noise:
+def noise(rng: np.random.Generator, cells: tuple[int, int], size: tuple[int, int]) -> Plane:
     """Smooth noise of zero mean and unit variance: `cells` random values, (rows, columns), spread over `size` texels.
 
     The same cells are drawn whatever the size, so that a face looks alike at every resolution.
@@ -102,7 +97,7 @@ def noise(rng: np.random.Generator, cells: tuple[int, int], size: tuple[int, int
     return np.asarray(resized, np.float32) * np.float32(1.3)
 
 
-def to_bytes(linear: Float32[np.ndarray, "h w 3"], alpha: Float32[np.ndarray, "h w"] | float) -> np.ndarray:
+def to_bytes(linear: Picture, alpha: Plane | float) -> Texels:
     """Texels of a linear colour and an opacity (or gloss), see `src.datamodules.synthetic.raster`."""
     texels = np.empty((*linear.shape[:2], 4), np.uint8)
     texels[..., :3] = np.sqrt(np.clip(linear, 0, 1)) * 255 + 0.5
@@ -110,9 +105,7 @@ def to_bytes(linear: Float32[np.ndarray, "h w 3"], alpha: Float32[np.ndarray, "h
     return texels
 
 
-def mix(
-    under: Float32[np.ndarray, "h w 3"], over: object, cover: Float32[np.ndarray, "h w"] | float
-) -> Float32[np.ndarray, "h w 3"]:
+def mix(under: Picture, over: Float[np.ndarray, "... 3"], cover: Plane | float) -> Picture:
     """`over` (a colour or a picture) laid on `under` with the given coverage."""
     share = np.asarray(cover, np.float32)
     share = share[..., None] if share.ndim == 2 else share

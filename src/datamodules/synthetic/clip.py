@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, UInt8
 
 from src.datamodules.synthetic.expression import Controls, blendshape_scores, deform, mouth_gap
-from src.datamodules.synthetic.head import Pose, SyntheticHead
+from src.datamodules.synthetic.head import SyntheticHead
 from src.datamodules.synthetic.motion import facial_motion, head_motion
+from src.datamodules.synthetic.pose import Pose
 from src.datamodules.synthetic.speech import Utterance, babble
 from src.datamodules.synthetic.voice import CONTROL_RATE, SAMPLE_RATE, speak
 

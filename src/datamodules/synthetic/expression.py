@@ -6,8 +6,9 @@ each other, and lids slide on the eyeball. Unit and axes: `src.datamodules.synth
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int
@@ -230,89 +231,75 @@ def _expression_fields() -> tuple[tuple[str, ...], Float64[np.ndarray, "k 468 3"
     return tuple(made), np.stack(list(made.values()))
 
 
-def _lips(move) -> dict[int, Float64[np.ndarray, " 3"]]:
-    """Displacements of all lip points: move(point, upper, ring 0..3 from outside to inside, across -1..1) -> vector."""
+class _LipPoint(NamedTuple):
+    """Where a point of the lips is: x, its half and ring (0 at the skin .. 3 at the inner rim), and -1..1 from corner to corner."""
+
+    x: float
+    upper: bool
+    ring: int
+    across: float
+
+    @property
+    def middle(self) -> float:
+        """1 in the middle of the mouth, 0 at its corners."""
+        return max(1 - self.across**2, 0.0)
+
+
+def _lips(move: Callable[[_LipPoint], list[float]]) -> dict[int, Float64[np.ndarray, " 3"]]:
+    """Displacements of all points of the lips."""
     face = average_face()
-    half_width = face[291, 0]
+    half_width = float(face[291, 0])
     values = {}
     for lip, upper in ((LOWER_LIP, False), (UPPER_LIP, True)):
         for ring, row in enumerate(lip):
-            for point in row:
-                values[int(point)] = np.asarray(move(face[point], upper, ring, face[point, 0] / half_width), float)
+            for point in row.tolist():
+                x = float(face[point, 0])
+                values[point] = np.array(move(_LipPoint(x, upper, ring, x / half_width)))
     return values
 
 
+_MOUTH_MOVES: dict[str, Callable[[_LipPoint], list[float]]] = {
+    "wide": lambda p: [
+        0.13 * p.across * abs(p.across) ** 0.3,
+        0.004 * (3 - p.ring) * (1 if p.upper else -1),
+        0.05 * p.across**2 + 0.01,
+    ],
+    "narrow": lambda p: [-0.1 * p.across, 0.0027 * (3 - p.ring) * (-1 if p.upper else 1), -0.03],
+    "pucker": lambda p: [
+        -0.36 * p.x,
+        0.012 * (1 if p.upper else -1) * (p.ring - 1.5) * p.middle,
+        -0.13 + 0.02 * p.ring - 0.03 * p.across**2,
+    ],
+    "funnel": lambda p: [-0.24 * p.x, (-0.055 if p.upper else 0.06) * p.middle, -0.1 + 0.012 * p.ring],
+    "press": lambda p: [0.0, (0.01 if p.upper else -0.012) * (3 - p.ring) * p.middle, 0.02 + 0.012 * p.ring],
+    "upper_up": lambda p: [0.0, -0.085 * p.middle**0.8 if p.upper else 0.0, 0.0],
+    "lower_down": lambda p: [0.0, 0.0 if p.upper else 0.085 * p.middle**0.8, 0.0],
+    "tuck": lambda p: (
+        [0.0, -0.03 * p.middle, 0.0]
+        if p.upper
+        else [0.0, (-0.05 - 0.01 * p.ring) * p.middle, (0.02 + 0.012 * p.ring) * p.middle]
+    ),
+    "smile": lambda p: [
+        0.12 * p.across * abs(p.across),
+        -0.1 * p.across**2 + (0.01 if p.upper else -0.015) * p.middle,
+        0.09 * p.across**2 + 0.02,
+    ],
+    "frown": lambda p: [0.02 * p.across, 0.09 * p.across**2 - 0.015, 0.02 * p.across**2],
+    "skew": lambda p: [0.08, -0.015 * p.across, 0.0],
+    "cheeks": lambda p: [-0.05 * p.across**3, -0.015 * p.middle if p.upper else 0.0, 0.03 * p.across**2],
+}
+"""Name of a field -> how it moves a point of the lips (x, y, z)."""
+
+
 def _mouth_fields() -> dict[str, Float64[np.ndarray, "468 3"]]:
-    outline = both(JAW_LINE)
-    still = np.concatenate([_upper_face(), outline])
+    cheeks = {p: np.array([sign * 0.05, -0.06, -0.05]) for p, sign in ((50, -1), (280, 1), (205, -1), (425, 1))}
+    wings = {p: np.array([sign * 0.02, -0.03, 0.0]) for p, sign in ((129, -1), (358, 1), (64, -1), (294, 1))}
+    beside = {"smile": cheeks | wings, "upper_up": {p: 0.5 * move for p, move in wings.items()}}
+    still = np.concatenate([_upper_face(), both(JAW_LINE)])
     nose_too = np.concatenate([still, NOSE])
-
-    def middle(across: float) -> float:
-        return max(1 - across**2, 0.0)
-
-    def outward(p, upper, ring, across):
-        return [
-            0.13 * across * abs(across) ** 0.3,
-            0.012 * (3 - ring) / 3 * (1 if upper else -1),
-            0.05 * across**2 + 0.01,
-        ]
-
-    def inward(p, upper, ring, across):
-        return [-0.1 * across, 0.008 * (3 - ring) / 3 * (-1 if upper else 1), -0.03]
-
-    def pucker(p, upper, ring, across):
-        fuller = (0.03 if upper else -0.03) * (ring - 1.5) / 1.5 * middle(across)
-        return [-0.36 * p[0], fuller * 0.6, -0.13 + 0.02 * ring - 0.03 * across**2]
-
-    def funnel(p, upper, ring, across):
-        return [-0.24 * p[0], (-0.055 if upper else 0.06) * middle(across), -0.1 + 0.012 * ring]
-
-    def press(p, upper, ring, across):
-        return [0.0, (0.03 if upper else -0.035) * (3 - ring) / 3 * middle(across), 0.02 + 0.012 * ring]
-
-    def upper_up(p, upper, ring, across):
-        return [0.0, -0.085 * middle(across) ** 0.8 if upper else 0.0, 0.0]
-
-    def lower_down(p, upper, ring, across):
-        return [0.0, 0.0 if upper else 0.085 * middle(across) ** 0.8, 0.0]
-
-    def tuck(p, upper, ring, across):
-        if upper:
-            return [0.0, -0.03 * middle(across), 0.0]
-        return [0.0, (-0.05 - 0.01 * ring) * middle(across), (0.02 + 0.035 * ring) * middle(across)]
-
-    def smile(p, upper, ring, across):
-        lift = across**2
-        return [
-            0.12 * across * abs(across),
-            -0.1 * lift + (0.01 if upper else -0.015) * middle(across),
-            0.09 * lift + 0.02,
-        ]
-
-    def frown(p, upper, ring, across):
-        return [0.02 * across, 0.09 * across**2 - 0.015, 0.02 * across**2]
-
-    def skew(p, upper, ring, across):
-        return [0.08, -0.015 * across, 0.0]
-
-    def jaw_pull(p, upper, ring, across):
-        return [-0.05 * across * across**2, -0.015 * middle(across) if upper else 0.0, 0.03 * across**2]
-
-    cheeks = {int(p): np.array([sign * 0.05, -0.06, -0.05]) for p, sign in ((50, -1), (280, 1), (205, -1), (425, 1))}
-    wings = {int(p): np.array([sign * 0.02, -0.03, 0.0]) for p, sign in ((129, -1), (358, 1), (64, -1), (294, 1))}
     return {
-        "wide": _smooth_field(_lips(outward), nose_too),
-        "narrow": _smooth_field(_lips(inward), nose_too),
-        "pucker": _smooth_field(_lips(pucker), nose_too),
-        "funnel": _smooth_field(_lips(funnel), nose_too),
-        "press": _smooth_field(_lips(press), nose_too),
-        "upper_up": _smooth_field(_lips(upper_up) | {p: v * 0.5 for p, v in wings.items()}, still),
-        "lower_down": _smooth_field(_lips(lower_down), nose_too),
-        "tuck": _smooth_field(_lips(tuck), nose_too),
-        "smile": _smooth_field(_lips(smile) | cheeks | wings, still),
-        "frown": _smooth_field(_lips(frown), nose_too),
-        "skew": _smooth_field(_lips(skew), nose_too),
-        "cheeks": _smooth_field(_lips(jaw_pull), nose_too),
+        name: _smooth_field(_lips(move) | beside.get(name, {}), still if name in beside else nose_too)
+        for name, move in _MOUTH_MOVES.items()
     }
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from src.datamodules.synthetic.anatomy import (
-    CANVAS_SIZE,
+    CANVAS_AXIS,
+    CANVAS_RADIUS,
     SKULL_CENTRE,
     SKULL_RADII,
     body_surface,
@@ -20,10 +21,9 @@ from src.datamodules.synthetic.anatomy import (
     on_skull,
 )
 from src.datamodules.synthetic.average_face import average_face
-from src.datamodules.synthetic.brushes import Noise, mix, noise, smooth_closed, to_bytes
+from src.datamodules.synthetic.brushes import Plane, Texels, mix, noise, smooth_closed, to_bytes
 from src.datamodules.synthetic.identity import Identity
-from src.datamodules.synthetic.mesh import Part, grid_triangles, smoothstep
-from src.datamodules.synthetic.textures import Texels
+from src.datamodules.synthetic.mesh import Part, grid_triangles, slerp, smoothstep, unit
 from src.face.topology import FACE_OVAL
 
 # The hairline: elevation in degrees by azimuth, both seen from the skull's centre; azimuth 0 is in front. It dips at the sideburns, passes
@@ -101,10 +101,10 @@ def scalp_density(identity: Identity, resolution: int) -> Float32[np.ndarray, "r
     """How much of each texel of the skin's canvas roots of hair cover."""
     rng = np.random.default_rng([identity.seed, 6])
     grid = canvas_grid(resolution)
-    angle, y = grid[..., 0] / 1.15, grid[..., 1]
-    # The canvas is wound about the axis z = 1: where does its ray at this height leave the skull?
+    angle, y = grid[..., 0] / CANVAS_RADIUS, grid[..., 1]
+    # The canvas is wound about an axis: where does the ray from there, at this height and angle, leave the skull?
     rest = np.maximum(1 - ((y - SKULL_CENTRE[1]) / SKULL_RADII[1]) ** 2, 0.02)
-    sin, cos, offset = np.sin(angle), np.cos(angle), 1.0 - SKULL_CENTRE[2]
+    sin, cos, offset = np.sin(angle), np.cos(angle), CANVAS_AXIS - SKULL_CENTRE[2]
     a = (sin / SKULL_RADII[0]) ** 2 + (cos / SKULL_RADII[2]) ** 2
     b = -2 * offset * cos / SKULL_RADII[2] ** 2
     c = (offset / SKULL_RADII[2]) ** 2 - rest
@@ -112,10 +112,9 @@ def scalp_density(identity: Identity, resolution: int) -> Float32[np.ndarray, "r
     x, z = radius * sin, offset - radius * cos
     azimuth, elevation = np.arctan2(x, -z), np.arctan2(SKULL_CENTRE[1] - y, np.hypot(x, z))
     above = np.degrees(elevation - _elevation(identity, azimuth)) + 1.5 * noise(rng, (90, 90), (resolution, resolution))
-    inside = np.abs(grid[..., 0]) < CANVAS_SIZE
     cut = _CUTS[identity.hair_style]
     start = 6.0 if cut.parted else -2.0
-    return (smoothstep(above, start, start + 6.0) * inside * cut.roots).astype(np.float32)
+    return (smoothstep(above, start, start + 6.0) * cut.roots).astype(np.float32)
 
 
 def covers_ears(identity: Identity) -> bool:
@@ -142,25 +141,13 @@ def build_hair(identity: Identity) -> list[Part]:
     return parts
 
 
-def _slerp(
-    start: Float64[np.ndarray, "*n 3"], end: Float64[np.ndarray, "*n 3"], t: Float64[np.ndarray, "*n"]
-) -> Float64[np.ndarray, "*n 3"]:
-    angle = np.arccos(np.clip((start * end).sum(-1, keepdims=True), -1, 1))
-    t = t[..., None]
-    return (np.sin((1 - t) * angle) * start + np.sin(t * angle) * end) / np.maximum(np.sin(angle), 1e-6)
-
-
-def _unit(vector: Float64[np.ndarray, "*n 3"]) -> Float64[np.ndarray, "*n 3"]:
-    return vector / np.linalg.norm(vector, axis=-1, keepdims=True)
-
-
 def _lumps(rng: np.random.Generator, cut: Cut, directions: Float64[np.ndarray, "*n 3"]) -> Float64[np.ndarray, "*n"]:
     """Bumps of the surface: waves in random directions over the head."""
     bumps = np.zeros(directions.shape[:-1])
     n = 14
     for _ in range(n):
         frequency = rng.normal(0, 3.5 + 5 * cut.curly, 3)
-        bumps += np.sin(directions @ frequency + rng.uniform(0, 6.28))
+        bumps += np.sin((directions * frequency).sum(axis=-1) + rng.uniform(0, 2 * np.pi))
     return cut.lumps * bumps / np.sqrt(n / 2) * 1.2
 
 
@@ -183,17 +170,17 @@ def _whorl(identity: Identity, cut: Cut, layer: int, thickness: float, material:
     rng = np.random.default_rng([identity.seed, 7])
     columns, rows = 44, 9
     if identity.hair_style == "tied_back":
-        pole = _unit(np.array([0.0, -0.55, 0.85]))
+        pole = unit(np.array([0.0, -0.55, 0.85]))
     elif identity.hair_style in ("side_part", "quiff", "receding"):
-        pole = _unit(np.array([0.35 * identity.part, -1.0, 0.15]))
+        pole = unit(np.array([0.35 * identity.part, -1.0, 0.15]))
     else:
-        pole = _unit(np.array([0.15 * identity.part, -1.0, 0.3]))
+        pole = unit(np.array([0.15 * identity.part, -1.0, 0.3]))
     azimuth = np.linspace(-np.pi, np.pi, columns + 1)
     edge = _direction(azimuth, _elevation(identity, azimuth) - (0.02 if material == "hair" else -0.01))
     along = 1 - (1 - np.linspace(0.0, 1.0, rows)) ** 1.5  # closer rows where the hair meets the skin
     t, _ = np.meshgrid(along, azimuth, indexing="ij")
     start = np.broadcast_to(pole, (rows, columns + 1, 3))
-    directions = _unit(_slerp(start, np.broadcast_to(edge, start.shape), t))
+    directions = unit(slerp(start, np.broadcast_to(edge, start.shape), t))
     height = _thickness(identity, cut, directions, t) * thickness + _lumps(rng, cut, directions) * smoothstep(
         1 - t, 0.0, 0.3
     )
@@ -240,17 +227,15 @@ def _parted(identity: Identity, cut: Cut, layer: int, thickness: float, material
     sides = []
     for sign in (-1.0, 1.0):
         front = _direction(np.array(part_azimuth), np.radians(25.0))
-        crown = _unit(np.array([0.1 * identity.part, -0.9, 0.75]))
-        root = _unit(
-            _slerp(np.broadcast_to(front, (half, 3)), np.broadcast_to(crown, (half, 3)), np.minimum(s * 1.3, 1))
-        )
+        crown = unit(np.array([0.1 * identity.part, -0.9, 0.75]))
+        root = unit(slerp(np.broadcast_to(front, (half, 3)), np.broadcast_to(crown, (half, 3)), np.minimum(s * 1.3, 1)))
         azimuth = sign * np.radians(50 + 130 * s**0.9)
-        edge = _direction(azimuth, np.minimum(_elevation(identity, azimuth), np.radians(-8 + 0 * s)))
+        edge = _direction(azimuth, np.minimum(_elevation(identity, azimuth), np.radians(-8.0)))
         t, _ = np.meshgrid(np.linspace(0, 1, on_scalp), s, indexing="ij")
-        directions = _unit(_slerp(np.broadcast_to(root, (*t.shape, 3)), np.broadcast_to(edge, (*t.shape, 3)), t))
+        directions = unit(slerp(np.broadcast_to(root, (*t.shape, 3)), np.broadcast_to(edge, (*t.shape, 3)), t))
         # Strands that start at the forehead keep to the hairline.
         lift = np.radians(8.0) * np.sin(np.pi * t**0.8) * smoothstep(s, 0.4, 0.0)
-        directions = _unit(directions - np.array([0, 1, 0]) * lift[..., None])
+        directions = unit(directions - np.array([0, 1, 0]) * lift[..., None])
         height = _thickness(identity, cut, directions, t) * thickness * (0.3 + 0.7 * smoothstep(t, 0.0, 0.25)) + _lumps(
             rng, cut, directions
         )
@@ -292,7 +277,7 @@ def _falling(
     )
     if cut.length < 2:  # a bob curves in at its tips
         stand = stand - 0.22 * smoothstep(t, 0.65, 1.0)
-    phase = rng.uniform(0, 6.28)
+    phase = rng.uniform(0, 2 * np.pi)
     waves = cut.wave * np.sin(5.5 * y + phase + 3 * np.sin(4 * s) + sign) * smoothstep(t, 0.0, 0.3)
     widen = 0.1 * smoothstep(y, 0.0, 1.0)
     x = start[:, 0] + out[:, 0] * (stand + waves + widen)
@@ -338,12 +323,12 @@ def _headscarf(identity: Identity) -> list[Part]:
     low = smoothstep(oval[:, 1], 0.9, 1.6)[:, None]
     high = smoothstep(-oval[:, 1], 0.0, 0.5)[:, None]
     rim = oval * [1.03, 1.0, 1.0] + low * np.array([0.0, 0.1, 0.16]) + high * np.array([0.0, 0.16, -0.05])
-    start = _unit(rim - SKULL_CENTRE)
+    start = unit(rim - SKULL_CENTRE)
     reach = np.linalg.norm(rim - SKULL_CENTRE, axis=1) / np.linalg.norm(on_skull(start) - SKULL_CENTRE, axis=1)
-    back = np.broadcast_to(_unit(np.array([0.0, 0.1, 1.0])), start.shape)
+    back = np.broadcast_to(unit(np.array([0.0, 0.1, 1.0])), start.shape)
     rings = [rim + [0, 0, 0.1], rim]  # the hem turns in
     for step in (0.02, 0.06, 0.12, 0.2, 0.3, 0.42, 0.56, 0.72, 0.9):
-        directions = _unit(_slerp(start, back, np.full(len(start), step)))
+        directions = unit(slerp(start, back, step))
         puffed = reach + 0.11 * min(step / 0.05, 1.0)
         size = 1.2 + (puffed - 1.2) * (1 - step) ** 2.5
         rings.append(SKULL_CENTRE + (on_skull(directions) - SKULL_CENTRE) * size[:, None])
@@ -411,8 +396,8 @@ def paint_hair(identity: Identity, resolution: int, *, wisps: bool) -> Texels:
 
 
 def _curl(
-    rng: np.random.Generator, cut: Cut, size: tuple[int, int], straight: Noise, fine: Noise, locks: Noise
-) -> tuple[Noise, Noise, Noise]:
+    rng: np.random.Generator, cut: Cut, size: tuple[int, int], straight: Plane, fine: Plane, locks: Plane
+) -> tuple[Plane, Plane, Plane]:
     """Strands wound into curls: bright ridges around dark gaps, in all directions."""
     share = cut.curly
     rows, columns = int(16 + 22 * share), int(70 + 110 * share)

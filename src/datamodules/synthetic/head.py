@@ -1,7 +1,7 @@
 """A synthetic person: mesh, textures and lights of one identity, and the pictures of it."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, UInt8
@@ -23,12 +23,16 @@ from src.datamodules.synthetic.hair import build_hair, covers_ears, paint_hair, 
 from src.datamodules.synthetic.identity import Identity, draw_identity
 from src.datamodules.synthetic.light import lights, openness_and_key
 from src.datamodules.synthetic.mesh import Mesh, Part, assemble, smoothstep
+from src.datamodules.synthetic.pose import Pose, rotations
 from src.datamodules.synthetic.regions import LOWER_LID, N_POINTS, UPPER_LID, mirrored
+from src.datamodules.synthetic.skin import paint_skin
 
 UNIT = 0.2485  # distance between the pupils over the side of the picture
 EYES_AT = (0.5, 0.39)  # where the point between the eyes lies when the head is at rest
 CAMERA_DISTANCE = 11.0
-N_LANDMARKS = 478
+_EYES_APART, _CHIN_BELOW_EYES = 0.966, 1.745  # of the average face, from the middle of the eyes
+
+Bend = Callable[[Float64[np.ndarray, "*n 3"]], Float64[np.ndarray, "*n 3"]]
 
 MATERIALS = (
     "skin",
@@ -66,62 +70,8 @@ _LOOKS = {
 _KIN = {"hair_wisps": "hair", "hair_inner": "hair", "ear": "skin"}  # materials that share a pixel as if they were one
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pose:
-    """Where the head is in every frame: angles in radians, shifts in distances between the pupils."""
-
-    yaw: Float64[np.ndarray, " t"]  # positive: the face turns to the right of the picture
-    pitch: Float64[np.ndarray, " t"]  # positive: down
-    roll: Float64[np.ndarray, " t"]  # positive: clockwise in the picture
-    shift: Float64[np.ndarray, "t 3"]
-    sway: Float64[np.ndarray, "t 3"]  # of the shoulders
-
-    def __len__(self) -> int:
-        return len(self.yaw)
-
-    def __getitem__(self, frames: slice) -> "Pose":
-        return Pose(
-            yaw=self.yaw[frames],
-            pitch=self.pitch[frames],
-            roll=self.roll[frames],
-            shift=self.shift[frames],
-            sway=self.sway[frames],
-        )
-
-    @classmethod
-    def still(cls, n_frames: int, yaw: float = 0.0, pitch: float = 0.0) -> "Pose":
-        """No motion."""
-        zero, at_rest = np.zeros(n_frames), np.zeros((n_frames, 3))
-        return cls(yaw=zero + yaw, pitch=zero + pitch, roll=zero, shift=at_rest, sway=at_rest)
-
-    def rotation(self) -> Float64[np.ndarray, "t 3 3"]:
-        """Matrices R with x_camera = R x_head."""
-        return rotations(self.yaw, self.pitch, self.roll)
-
-
-def rotations(
-    yaw: Float64[np.ndarray, " t"], pitch: Float64[np.ndarray, " t"], roll: Float64[np.ndarray, " t"] | float = 0.0
-) -> Float64[np.ndarray, "t 3 3"]:
-    """Matrices that nod by `pitch`, then turn by `yaw`, then tilt by `roll`; angles as in `Pose`."""
-    (cy, sy), (cp, sp), (cr, sr) = ((np.cos(a), np.sin(a)) for a in (yaw, pitch, roll + np.zeros_like(yaw)))
-    zero, one = np.zeros_like(cy), np.ones_like(cy)
-
-    def matrix(*rows: tuple[np.ndarray, ...]) -> Float64[np.ndarray, "t 3 3"]:
-        return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
-
-    turn = matrix((cy, zero, -sy), (zero, one, zero), (sy, zero, cy))
-    nod = matrix((one, zero, zero), (zero, cp, -sp), (zero, sp, cp))
-    tilt = matrix((cr, -sr, zero), (sr, cr, zero), (zero, zero, one))
-    return _product(tilt, _product(turn, nod))
-
-
-def _product(a: Float64[np.ndarray, "*t 3 3"], b: Float64[np.ndarray, "*t n 3"]) -> Float64[np.ndarray, "*t 3 3"]:
-    """Matrix product without BLAS, whose last bits may depend on the number of threads."""
-    return (a[..., :, :, None] * b[..., None, :, :]).sum(axis=-2)
-
-
 class SyntheticHead:
-    """One person, ready to be drawn at one size.
+    """One person, ready to be drawn at one size; of the arrays that it holds, drawing fills in normals, so that threads need one each.
 
     Args:
         seed: who it is (see `src.datamodules.synthetic.identity`).
@@ -131,11 +81,12 @@ class SyntheticHead:
     def __init__(self, seed: int, size: int = 128) -> None:
         self.identity: Identity = draw_identity(seed)
         self.size = size
-        bend, self._scale, self._middle = _bender(self.identity)
+        bend = _bender(self.identity)
         face = rest_face(bend(average_face()))
         self.eyeballs = {side: fit_eyeball(face, side) for side in ("left", "right")}
         self.face = seat_lids(face, self.eyeballs)
         self.mesh: Mesh = assemble(self._parts(bend), MATERIALS)
+        assert len(self.mesh.triangles) < 2**15, "the rasteriser numbers triangles with 16 bits"
         self._materials, self._texels = self._painted()
         self._lights = lights(self.identity)
         self._background = paint_backdrop(self.identity, size)
@@ -151,15 +102,14 @@ class SyntheticHead:
             [np.arange(len(self.mesh.points), dtype=np.int32)[self.mesh.parts[name]] for name in parts]
         )
 
-    def _parts(self, bend) -> list[Part]:
+    def _parts(self, bend: Bend) -> list[Part]:
         who = self.identity
         skull = anatomy.skull()
-        around = build_hair(who) if covers_ears(who) else [*anatomy.ears(who.ear_size, who.ear_stand), *build_hair(who)]
-        body = [anatomy.neck_and_shoulders(who.neck_width, who.shoulders), *clothing(who)]
-        points = bend(skull.points)
-        points[:N_POINTS] = self.face
-        skull = replace(skull, points=points)
-        around = [replace(part, points=bend(part.points)) for part in (*around, *body)]
+        skin = np.concatenate([self.face, bend(skull.points[N_POINTS:])])
+        around = [*build_hair(who), anatomy.neck_and_shoulders(who.neck_width, who.shoulders), *clothing(who)]
+        if not covers_ears(who):
+            around += anatomy.ears(who.ear_size, who.ear_stand)
+        around = [replace(part, points=bend(part.points)) for part in around]
         inside = [
             *anatomy.eyes(self.eyeballs),
             *anatomy.lid_rims(self.face),
@@ -168,14 +118,14 @@ class SyntheticHead:
         ]
         if who.glasses:
             inside.append(anatomy.glasses(self.eyeballs, self.face, who.glasses_squareness, who.glasses_size))
-        return [skull, *inside, *around]
+        return [replace(skull, points=skin), *inside, *around]
 
     def _painted(self) -> tuple[Float32[np.ndarray, "m c"], UInt8[np.ndarray, "n 4"]]:
         """The material table and all textures in one run of texels."""
         who = self.identity
         fine = int(np.clip(self.size, 48, 400))
         canvas = int(anatomy.CANVAS_SIZE * np.clip(0.4 * self.size, 32, 190))
-        skin = textures.paint_skin(who, canvas, scalp_density(who, canvas))
+        skin = paint_skin(who, canvas, scalp_density(who, canvas))
         cloth = textures.paint_cloth(who, fine)
         hair = paint_hair(who, fine, wisps=False)
         painted = {
@@ -337,14 +287,11 @@ class SyntheticHead:
         return np.concatenate(shade, axis=1)
 
 
-def _bender(identity: Identity):
+def _bender(identity: Identity) -> Bend:
     """The map from the average face to this person's, with the head as large and the eyes as high as everyone's."""
     face = identity.shape.bend(average_face())
-    eyes = [face[[33, 133]].mean(axis=0), face[[263, 362]].mean(axis=0)]
-    middle = (eyes[0] + eyes[1]) / 2 * [0, 1, 0]
-    scale = 1 / (0.6 * (eyes[1][0] - eyes[0][0]) / 0.966 + 0.4 * (face[152, 1] - middle[1]) / 1.745)
-
-    def bend(points: Float64[np.ndarray, "*n 3"]) -> Float64[np.ndarray, "*n 3"]:
-        return (identity.shape.bend(points) - middle) * scale
-
-    return bend, scale, middle
+    left, right = face[[33, 133]].mean(axis=0), face[[263, 362]].mean(axis=0)
+    middle = (left + right) / 2 * [0, 1, 0]
+    apart, below = right[0] - left[0], face[152, 1] - middle[1]
+    scale = 1 / (0.6 * apart / _EYES_APART + 0.4 * below / _CHIN_BELOW_EYES)
+    return lambda points: (identity.shape.bend(points) - middle) * scale

@@ -86,7 +86,21 @@ def grid_uv(rows: int, columns: int) -> Float[np.ndarray, "v 2"]:
     return np.stack([u.ravel(), v.ravel()], axis=1)
 
 
-def smoothstep(x: Float[np.ndarray, "..."], low: float, high: float) -> Float[np.ndarray, "..."]:
+def smoothstep(x: Float[np.ndarray, "..."] | float, low: float, high: float) -> Float[np.ndarray, "..."]:
     """0 below `low`, 1 above `high`, smooth between; `low` may be the larger one."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
+
+
+def unit(vectors: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
+    """The vectors scaled to length 1."""
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def slerp(
+    start: Float[np.ndarray, "*n 3"], end: Float[np.ndarray, "*n 3"], t: Float[np.ndarray, "*n"] | float
+) -> Float[np.ndarray, "*n 3"]:
+    """Directions on the way from `start` (t = 0) to `end` (t = 1), all unit vectors."""
+    angle = np.arccos(np.clip((start * end).sum(axis=-1, keepdims=True), -1, 1))
+    t = np.asarray(t)[..., None]
+    return (np.sin((1 - t) * angle) * start + np.sin(t * angle) * end) / np.maximum(np.sin(angle), 1e-6)

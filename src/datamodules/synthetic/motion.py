@@ -5,8 +5,8 @@ from jaxtyping import Float64
 from scipy.ndimage import gaussian_filter1d
 
 from src.datamodules.synthetic.expression import Controls
-from src.datamodules.synthetic.head import Pose
 from src.datamodules.synthetic.identity import Identity
+from src.datamodules.synthetic.pose import Pose
 from src.datamodules.synthetic.speech import Utterance, articulate
 
 Track = Float64[np.ndarray, " t"]

@@ -1,4 +1,4 @@
-"""Compiled drawing of a textured mesh: depth-tested triangles, 2x2 samples a pixel, shading per sample.
+"""Compiled drawing of a textured mesh: depth-tested triangles, 2x2 samples a pixel.
 
 The picture is drawn in two passes. `cover` finds, for each of the 2x2 samples of every pixel, the nearest triangle; `shade` evaluates the
 texture and the lights where a triangle was found and averages the samples over the background. Colours are linear; a byte b stands for the
@@ -197,7 +197,18 @@ def cover(
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _colour(fx, fy, f, m, points, attributes, triangles, materials, texels, lights):
+def _colour(
+    fx: np.float32,
+    fy: np.float32,
+    f: int,
+    m: int,
+    points: Float32[np.ndarray, "v 3"],
+    attributes: Float32[np.ndarray, "v a"],
+    triangles: Int32[np.ndarray, "f 3"],
+    materials: Float32[np.ndarray, "m c"],
+    texels: UInt8[np.ndarray, "t 4"],
+    lights: Float32[np.ndarray, "l 6"],
+) -> tuple[np.float32, np.float32, np.float32]:
     """Linear colour at one place (samples) of triangle `f` of material `m`."""
     byte = np.float32(1.0 / 255.0)
     one, zero, half = np.float32(1.0), np.float32(0.0), np.float32(0.5)

@@ -14,7 +14,7 @@ from numba import njit
 from scipy.ndimage import gaussian_filter1d
 
 from src.datamodules.synthetic.identity import Identity
-from src.datamodules.synthetic.speech import Utterance
+from src.datamodules.synthetic.speech import PHONEMES, Phoneme, Utterance
 
 SAMPLE_RATE = 16_000
 STEP = 80  # samples between updates of the filters: 5 ms
@@ -68,50 +68,59 @@ def _tracks(
 ) -> dict[str, Float64[np.ndarray, "m ..."]]:
     """Parameters of the synthesiser every 5 ms."""
     times = (np.arange(n) + 0.5) / CONTROL_RATE
-    voicing, breath, friction, loudness = (np.zeros(n) for _ in range(4))
+    source = {name: np.zeros(n) for name in ("voicing", "breath", "friction", "loudness")}
     noise = np.tile([3000.0, 2000.0], (n, 1))
-    formants = np.zeros((n, 3))
-    weight = np.full(n, 1e-9)
-    for phoneme, start, duration, stress in zip(
-        utterance.phonemes, utterance.starts, utterance.durations, utterance.stress, strict=True
-    ):
+    spoken = zip(utterance.phonemes, utterance.starts, utterance.durations, utterance.stress, strict=True)
+    for phoneme, start, duration, stress in spoken:
         inside = slice(*np.searchsorted(times, [start, start + duration]))
+        done = (times[inside] - start) / duration
+        for name, values in _source(phoneme, done).items():
+            source[name][inside] = values
+        source["loudness"][inside] *= _LOUDNESS[phoneme.kind] + 0.2 * stress * (phoneme.kind != "silence")
+        if phoneme.noise is not None:
+            noise[inside] = phoneme.noise
+    smooth = {name: gaussian_filter1d(source[name], _SMOOTHING[name]) for name in source}
+    smooth["breath"] += identity.breathiness * smooth["voicing"]
+    return {
+        **smooth,
+        "pitch": _pitch(utterance, identity, times, rng),
+        "formants": _formants(utterance, times) / identity.tract,
+        "noise": noise,
+    }
+
+
+# Loudness of the kinds in a fully open mouth, and widths (of 5 ms) by which the tracks are smoothed.
+_LOUDNESS = {"vowel": 0.85, "liquid": 0.9, "nasal": 0.9, "fricative": 0.5, "stop": 0.8, "silence": 0.0}
+_SMOOTHING = {"voicing": 1.2, "breath": 1.0, "friction": 0.8, "loudness": 1.5}
+
+
+def _source(phoneme: Phoneme, done: Float64[np.ndarray, " m"]) -> dict[str, Float64[np.ndarray, " m"]]:
+    """What sounds while the share `done` of a phoneme passes: voice, breath and friction, and how loud they may be."""
+    whole, voiced = np.ones_like(done), float(phoneme.voiced)
+    if phoneme.kind == "stop":  # closed, then released with a burst; voiceless ones are aspirated
+        released = (done >= 0.62).astype(float)
+        return {
+            "voicing": voiced * (0.12 + 0.58 * released),
+            "friction": released * (0.9 - 0.4 * voiced),
+            "breath": 0.5 * released * (1 - voiced),
+            "loudness": 0.25 + 0.75 * released,
+        }
+    if phoneme.kind == "fricative":
+        return {"voicing": 0.5 * voiced * whole, "friction": (1 - 0.4 * voiced) * whole, "loudness": whole}
+    return {"voicing": whole * {"nasal": 0.8, "silence": 0.0}.get(phoneme.kind, 1.0), "loudness": whole}
+
+
+def _formants(utterance: Utterance, times: Float64[np.ndarray, " m"]) -> Float64[np.ndarray, "m 5"]:
+    """Formants in hertz of an average tract: the phonemes' own, blended where they meet."""
+    total, weight = np.zeros((len(times), 3)), np.full(len(times), 1e-9)
+    for phoneme, start, duration in zip(utterance.phonemes, utterance.starts, utterance.durations, strict=True):
         near = slice(*np.searchsorted(times, [start - 0.12, start + duration + 0.12]))
         away = np.abs(times[near] - start - duration / 2) - 0.3 * duration
         pull = np.exp(-((np.maximum(away, 0) / 0.03) ** 2)) * (0.15 if phoneme.kind == "silence" else 1.0)
-        formants[near] += pull[:, None] * np.array(phoneme.formants)
+        total[near] += pull[:, None] * np.array(phoneme.formants)
         weight[near] += pull
-        done = (times[inside] - start) / duration
-        loudness[inside] = {"vowel": 0.85, "liquid": 0.9, "nasal": 0.9, "fricative": 0.8, "stop": 0.8, "silence": 0.0}[
-            phoneme.kind
-        ] + 0.2 * stress
-        if phoneme.kind == "silence":
-            loudness[inside] = 0.0
-        elif phoneme.kind == "stop":
-            closed = done < 0.62
-            voicing[inside] = np.where(closed, 0.12 * phoneme.voiced, 0.7 * phoneme.voiced)
-            friction[inside] = np.where(closed, 0.0, 0.9 if not phoneme.voiced else 0.5)
-            breath[inside] = np.where(closed, 0.0, 0.5 * (not phoneme.voiced))
-            loudness[inside] *= np.where(closed, 0.25, 1.0)
-        elif phoneme.kind == "fricative":
-            voicing[inside] = 0.5 * phoneme.voiced
-            friction[inside] = 1.0 if not phoneme.voiced else 0.6
-        else:
-            voicing[inside] = 1.0 if phoneme.kind != "nasal" else 0.8
-        if phoneme.noise is not None:
-            noise[inside] = phoneme.noise
-    formants /= weight[:, None]
-    formants = np.where(weight[:, None] < 1e-6, [500.0, 1500.0, 2500.0], formants)
-    upper = np.broadcast_to(_UPPER_FORMANTS, (n, 2))
-    return {
-        "pitch": _pitch(utterance, identity, times, rng),
-        "voicing": gaussian_filter1d(voicing, 1.2),
-        "breath": gaussian_filter1d(breath, 1.0) + identity.breathiness * gaussian_filter1d(voicing, 1.2),
-        "friction": gaussian_filter1d(friction, 0.8),
-        "loudness": gaussian_filter1d(loudness, 1.5),
-        "formants": np.concatenate([formants, upper], axis=1) / identity.tract,
-        "noise": noise,
-    }
+    spoken = np.where(weight[:, None] < 1e-6, PHONEMES["SIL"].formants, total / weight[:, None])
+    return np.concatenate([spoken, np.broadcast_to(_UPPER_FORMANTS, (len(times), 2))], axis=1)
 
 
 def _pitch(
