@@ -39,7 +39,7 @@ def main(cfg: DictConfig) -> float | None:
     datamodule: pl.LightningDataModule = hydra.utils.instantiate(cfg.datamodule)
     model: pl.LightningModule = hydra.utils.instantiate(cfg.model)
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-    record = {group: plain[group] for group in ("model", "pipeline", "datamodule")}
+    record = {group: plain.get(group) for group in ("model", "pipeline", "datamodule")}
     callbacks = [hydra.utils.instantiate(c) for c in (cfg.callbacks or {}).values() if c]
     callbacks.append(RecordConfig(cfg.method, record))
     trainer: pl.Trainer = hydra.utils.instantiate(
@@ -66,7 +66,7 @@ def main(cfg: DictConfig) -> float | None:
 
 def check(cfg: DictConfig) -> None:
     """Raise ConfigError for settings that cannot work, before anything is loaded."""
-    if cfg.model is None or cfg.datamodule is None:
+    if not cfg.get("model") or not cfg.get("datamodule"):
         raise ConfigError("nothing to train was chosen: give experiment=NAME (--help lists the experiments).")
     if cfg.task not in ("fit", "validate"):
         raise ConfigError(f"task={cfg.task}: choose fit or validate.")
