@@ -208,7 +208,10 @@ class LandmarkDriven(pl.LightningModule):
         """The optimiser, and the learning-rate schedule over all optimiser steps of the run."""
         if self.optimizer is None:
             raise ConfigError("model.optimizer has no value: training needs an optimiser, e.g. torch.optim.AdamW.")
-        optimizer = self.optimizer(self.parameters())
+        optimizer: Any = self.optimizer(self.parameters())
+        # Fused optimisers undo the loss scaling of half precision inside their step, too late for clipping, and Lightning refuses them even
+        # where nothing is scaled (bfloat16). Without this mark it is undone before, as for any other optimiser.
+        optimizer._step_supports_amp_scaling = False
         if self.lr_scheduler is None:
             return optimizer
         total = self.trainer.estimated_stepping_batches
