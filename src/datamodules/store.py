@@ -509,7 +509,8 @@ class StoreWriter:
 def _write_frames(clip: Clip, frames: Iterable[np.ndarray], crf: int, provenance: Provenance | None) -> tuple[int, int]:
     """Write the video and return its (height, width); StoreError unless there are exactly `clip.n_frames` frames."""
     n_written, shape = 0, (0, 0)
-    with VideoWriter(clip.video_path, clip.fps, all_keyframes=True, crf=crf, provenance=provenance) as video:
+    # One thread: stores are written by as many processes as there are cores, and threads cost a quarter more in all.
+    with VideoWriter(clip.video_path, clip.fps, all_keyframes=True, threads=1, crf=crf, provenance=provenance) as video:
         for run in frames:
             video.write(run)
             n_written += 1 if run.ndim == 3 else len(run)
