@@ -1,5 +1,6 @@
 """landmark_driven: a face and moving landmarks -> a video, frame by frame."""
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -107,7 +108,12 @@ class LandmarkDrivenPipeline:
                 raise ConfigError(f"pipeline.{name}={value}: give 1 or more.")
         if steps > model.num_train_timesteps:
             raise ConfigError(f"pipeline.steps={steps}: the model has only {model.num_train_timesteps} noise levels.")
-        sampler_for(model.noise_schedule, sampler)  # a wrong name is told now, not after a minute of detection
+        # A wrong sampler is told now, not after a minute of detection.
+        takes_eta = (
+            "eta" in inspect.signature(sampler_for(model.noise_schedule, sampler or model.sampler).step).parameters
+        )
+        if eta and not takes_eta:
+            raise ConfigError(f"pipeline.eta={eta} is for sampler=ddim: set eta=0 or choose ddim.")
         self.model = model
         self.sampler = sampler
         self.steps = steps

@@ -59,7 +59,7 @@ class Video:
         """All generated frames in memory."""
         return np.concatenate(list(self))
 
-    def picture(self, chunk: Mapping[str, Frames]) -> Frames:
+    def picture(self, chunk: Mapping[str, Frames]) -> UInt8[np.ndarray, "t h shown_w 3"]:
         """Generated frames of a chunk with those of `beside` on their left."""
         return np.concatenate([chunk[name] for name in (*self.beside, GENERATED)], axis=2)
 
