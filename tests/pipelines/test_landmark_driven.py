@@ -119,7 +119,7 @@ def test_the_source_may_be_another_person(model, root, clips):
 
 
 def test_real_and_landmark_frames_stand_beside_the_generated_ones(model, clips):
-    video = pipeline(model, side_by_side=True, batch_size=4)(driving=clips[0])
+    video = pipeline(model, motion="absolute", side_by_side=True, batch_size=4)(driving=clips[0])
     shown = np.concatenate([video.picture(chunk) for chunk in video.render()])
     real, landmarks, generated = np.split(shown, 3, axis=2)
     np.testing.assert_array_equal(real, clips[0].frames())
