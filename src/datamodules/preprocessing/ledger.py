@@ -15,7 +15,7 @@ class Ledger:
     """The tables of a store that grow together: clips.csv, failures.csv and recordings.csv.
 
     The rows of a recording are appended in this order, so that a row in recordings.csv says: the others are complete. Rows of
-    recordings without one are leftovers of a killed run and are dropped.
+    recordings without one are leftovers of a killed run: `keep` drops them.
     """
 
     def __init__(self, writer: StoreWriter) -> None:
@@ -24,7 +24,6 @@ class Ledger:
         self._recordings_path = writer.root / "recordings.csv"
         self._rows = {row["source"]: row for row in _recover(self._recordings_path)}
         self._failures = [_failure(row) for row in _recover(self._failures_path)]
-        self.keep(self._rows.keys())
 
     @property
     def clips(self) -> list[Clip]:
