@@ -24,6 +24,7 @@ DEBUG = {
 def main(cfg: DictConfig) -> float | None:
     """Compose, instantiate, fit or validate."""
     check(cfg)
+    resume = resume_path(cfg.ckpt_path, Path(cfg.logs) / cfg.name)
     # Imported this late because it takes seconds: --help and mistakes answer at once.
     import pytorch_lightning as pl
 
@@ -33,8 +34,6 @@ def main(cfg: DictConfig) -> float | None:
         with open_dict(cfg):
             cfg.merge_with(DEBUG)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    resume = resume_path(cfg.ckpt_path, Path(cfg.logs) / cfg.name)
-
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule: pl.LightningDataModule = hydra.utils.instantiate(cfg.datamodule)
     model: pl.LightningModule = hydra.utils.instantiate(cfg.model)
@@ -68,6 +67,11 @@ def check(cfg: DictConfig) -> None:
     """Raise ConfigError for settings that cannot work, before anything is loaded."""
     if not cfg.get("model") or not cfg.get("datamodule"):
         raise ConfigError("nothing to train was chosen: give experiment=NAME (--help lists the experiments).")
+    root = cfg.datamodule.get("root")
+    if root is not None and not Path(root).is_dir():
+        raise ConfigError(
+            f"datamodule.root={root}: there is no such clip store; make one with tools/preprocess.py or tools/make_synthetic.py."
+        )
     if cfg.task not in ("fit", "validate"):
         raise ConfigError(f"task={cfg.task}: choose fit or validate.")
 
