@@ -16,4 +16,5 @@ class TrainingCheckpoint(ModelCheckpoint):
         """Write the last step, if the interval did not."""
         if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # ty: ignore[missing-attribute]
             assert self.dirpath is not None, "set up by Lightning before training"
-            trainer.save_checkpoint(Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}")
+            path = Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
+            trainer.save_checkpoint(path, weights_only=False)  # with optimiser and loops, so that it resumes
