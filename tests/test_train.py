@@ -171,8 +171,11 @@ def test_two_processes_learn_like_one_with_the_same_global_batch(store, tmp_path
         (["experiment=landmark_driven_synthetic", "model.optimizer.lrr=1"], "did you mean 'model.optimizer.lr'?"),
         ([], "give experiment=NAME"),
         (["experiment=landmark_driven_synthetic", "datamodule.root=nowhere"], "nowhere"),
-        (["experiment=landmark_driven_synthetic", "ckpt_path=last"], "has written a checkpoint yet"),
-        (["experiment=landmark_driven_synthetic", "ckpt_path=no.ckpt"], "there is no such file"),
+        (
+            ["experiment=landmark_driven_synthetic", "datamodule.root=.", "ckpt_path=last"],
+            "has written a checkpoint yet",
+        ),
+        (["experiment=landmark_driven_synthetic", "datamodule.root=.", "ckpt_path=no.ckpt"], "there is no such file"),
     ],
 )
 def test_mistakes_end_in_one_sentence(overrides, says, tmp_path):
