@@ -166,9 +166,12 @@ def test_missing_files_are_counted_in_one_message(store):
         ClipStore(store)
 
 
-def test_lengths_that_disagree_are_found_and_a_whole_store_verifies(store):
+def test_a_whole_store_verifies(store):
+    ClipStore(store).verify()
+
+
+def test_lengths_that_disagree_are_found(store):
     clips = ClipStore(store)
-    clips.verify()
     np.save(store / "landmarks/b.npy", arrays(n=T - 1)[0])
     with pytest.raises(StoreError, match=r"b.npy has shape \(29, 478, 3\), expected \(30, 478, 3\)"):
         clips.verify()
