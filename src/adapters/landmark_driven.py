@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from src.adapters.renaming import rename
 from src.errors import CheckpointError
 
 # Original key, "{}" for one number, -> ours; below each entry hangs a `weight` and a `bias`. One rule for all: "unet." comes first.
@@ -67,35 +68,17 @@ ORIGINAL_SCHEDULER = {"_class_name": "DDIMScheduler", "num_train_timesteps": 100
 
 def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """State dict of `LandmarkDrivenUNet` from the original's; CheckpointError lists keys that the table does not know."""
-    return _rename({_modern(key): value for key, value in state_dict.items()}, TABLE)
+    return rename({_modern(key): value for key, value in state_dict.items()}, TABLE, "landmark_driven")
 
 
 def to_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The original's state dict from that of `LandmarkDrivenUNet`; inverse of `from_official` up to the very old names."""
-    return _rename(state_dict, {ours: theirs for theirs, ours in TABLE.items()})
+    return rename(state_dict, {ours: theirs for theirs, ours in TABLE.items()}, "landmark_driven")
 
 
 def _modern(key: str) -> str:
     match = re.fullmatch(r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)(\.(?:weight|bias))", key)
     return match[1] + OLD_ATTENTION[match[2]] + match[3] if match else key
-
-
-def _rename(state_dict: Mapping[str, Tensor], table: Mapping[str, str]) -> dict[str, Tensor]:
-    rules = [(re.compile(re.escape(old).replace(r"\{\}", r"(\d+)")), new) for old, new in table.items()]
-    renamed, unknown = {}, []
-    for key, value in state_dict.items():
-        found = ((match, new) for old, new in rules if (match := old.fullmatch(key)))
-        match, new = next(found, (None, ""))
-        if match is None:
-            unknown.append(key)
-        else:
-            renamed[new.format(*match.groups())] = value
-    if unknown:
-        raise CheckpointError(
-            f"{len(unknown)} weights are not of landmark_driven's network (first: {', '.join(sorted(unknown)[:3])}): "
-            "give a checkpoint of the original landmark-driven model."
-        )
-    return renamed
 
 
 def load_diffusers_folder(
