@@ -245,6 +245,24 @@ def test_memory_does_not_grow_with_the_recording(tmp_path, monkeypatch):
     assert max(seen) == 50
 
 
+@pytest.mark.parametrize("kept_frames", [0, 20, 1000])
+def test_frames_that_were_not_kept_are_decoded_again(tmp_path, monkeypatch, kept_frames):
+    """Twice in all without room, once with room; the clips are the same."""
+    record(tmp_path / "raw/a.mp4", 120)
+    expected = [clip.frames(range(clip.n_frames)) for clip in work(tmp_path, max_seconds=2.0).clips]
+    monkeypatch.setattr(module, "KEPT_BYTES", kept_frames * HEIGHT * WIDTH * 3)
+    decoded = []
+    read = VideoReader.read
+    monkeypatch.setattr(VideoReader, "read", lambda self, i: decoded.extend(i) or read(self, i))
+    (tmp_path / "again/raw").mkdir(parents=True)
+    (tmp_path / "raw/a.mp4").rename(tmp_path / "again/raw/a.mp4")
+    clips = work(tmp_path / "again", max_seconds=2.0).clips
+    assert {0: 240, 1000: 120}.get(kept_frames, len(decoded)) == len(decoded)
+    assert 120 <= len(decoded) <= 240
+    for clip, frames in zip(clips, expected, strict=True):
+        np.testing.assert_array_equal(clip.frames(range(clip.n_frames)), frames)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

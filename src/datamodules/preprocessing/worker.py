@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from src.media import VideoReader, read_audio
 from src.media.files import NO_ROOM
 
 CHUNK_BYTES = 32 * 2**20  # of frames that are decoded at a time
+KEPT_BYTES = 400 * 2**20  # of decoded frames that wait for the end of their clip: 20 s of 512x512 at 25 fps
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,8 @@ def _reading() -> Generator[None]:
 class _Task:
     """The work on one recording.
 
-    Two readers go through the file: one for the detector and, when a clip's end is known, one for its crops. Decoding twice
-    costs far less than the detector, and no frames have to be kept meanwhile.
+    One reader goes through the file for the detector. Its frames are kept until their clip's end is known, as many as `KEPT_BYTES` hold;
+    a second reader decodes those beyond once more for the crops, so that memory does not grow with the clip's length or the frame's size.
     """
 
     def __init__(self, recording: Recording, root: Path, alignment: Alignment, options: ClipOptions) -> None:
@@ -150,6 +152,7 @@ class _Task:
         self.clips: list[Clip] = []
         self.failures: list[Failure] = []
         self._started: list[str] = []  # ids of which files may exist
+        self._kept: dict[int, UInt8[np.ndarray, "h w 3"]] = {}  # frames of the clip that has begun, by their number
 
     def run(self) -> Outcome:
         options = self.options
@@ -181,6 +184,8 @@ class _Task:
             for segment in segmenter.update(face is not None, cut):
                 self._take(segment, faces[max(0, segment.start - first) : segment.stop - first])
             del faces[: segmenter.needed_from - first]
+            for done in range(first, segmenter.needed_from):
+                self._kept.pop(done, None)
             first = segmenter.needed_from
         for segment in segmenter.finish():
             self._take(segment, faces[max(0, segment.start - first) : segment.stop - first])
@@ -190,7 +195,9 @@ class _Task:
         options = self.options
         scenes = SceneCutDetector(options.scene_difference, options.scene_ratio, options.scene_histogram)
         with FaceTracker(model=options.model) as tracker:
-            for frame in self._frames(self.reader, 0, len(self.reader)):
+            for i, frame in enumerate(self._frames(self.reader, 0, len(self.reader))):
+                if (len(self._kept) + 1) * frame.nbytes <= KEPT_BYTES:
+                    self._kept[i] = frame
                 cut = scenes.update(frame)
                 if cut or tracker.lost > options.max_gap:
                     tracker.reset()
@@ -273,9 +280,17 @@ class _Task:
             return read_audio(self.recording.path, SAMPLE_RATE, start, seconds)
 
     def _crops(self, segment: Segment, matrices: Float64[np.ndarray, "t 3 3"]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        frames = self._frames(self.crop_reader, segment.start, segment.stop)
-        for frame, matrix in zip(frames, matrices, strict=True):
+        for frame, matrix in zip(self._again(segment.start, segment.stop), matrices, strict=True):
             yield warp(frame[None], matrix[None], self.alignment.size)[0]
+
+    def _again(self, start: int, stop: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        """Frames `start` to `stop - 1` once more: those that were kept, and the others from the file."""
+        for kept, run in groupby(range(start, stop), key=self._kept.__contains__):
+            indices = list(run)
+            if kept:
+                yield from (self._kept[i] for i in indices)
+            else:
+                yield from self._frames(self.crop_reader, indices[0], indices[-1] + 1)
 
     def _redetect(
         self,
