@@ -1,0 +1,153 @@
+"""From noise to frames with a network that was trained with `LearnedRangeDiffusion`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor
+
+from src.diffusion.learned_range import LearnedRangeDiffusion
+from src.diffusion.noise import randn_each
+from src.diffusion.sampling import Denoiser, Scheduler, SchedulerFactory, StepCallback, sample, sampler_for
+from src.errors import ConfigError
+
+ANCESTRAL = "ancestral"
+
+# Signal-to-noise below which a time step tells a solver nothing: at the end of the cosine schedule ab is 2e-9, and an error of the
+# network is multiplied by 20000 on its way to the clean sample.
+LEAST_SIGNAL = 1e-3
+
+
+class FrameSampler:
+    """Samples with the published ancestral sampler or with one of diffusers' solvers; build it once, call it per frame.
+
+    Example:
+        >>> sampler = FrameSampler(diffusion, "ddim", steps=20)
+        >>> frame = sampler(lambda x, t: net(x, t, identity, motion, audio), noise)
+
+    Args:
+        diffusion: the process of the training.
+        sampler: None or "ancestral": the reversed process on evenly spaced time steps, with the network's variance, as published
+            (100 or 200 steps); or a preset of `src.diffusion.sampling.SAMPLERS`, a scheduler class or partial, which ignores the
+            variance and works at 10 to 25 steps.
+        steps: network evaluations per frame; None: every time step of the process.
+        eta: 0 is deterministic, 1 as random as DDPM; DDIM only.
+
+    Raises:
+        ConfigError: there is no such sampler, or it cannot take as many steps.
+    """
+
+    def __init__(
+        self,
+        diffusion: LearnedRangeDiffusion,
+        sampler: str | SchedulerFactory | None = None,
+        steps: int | None = None,
+        eta: float = 0.0,
+    ) -> None:
+        self.steps = len(diffusion) if steps is None else steps
+        self.eta = eta
+        self.scheduler: Scheduler | None = None
+        if sampler is None or sampler == ANCESTRAL:
+            self.diffusion = diffusion if self.steps == len(diffusion) else diffusion.respaced(self.steps)
+            return
+        kept = solver_positions(diffusion, self.steps)
+        self.timesteps = diffusion.timesteps[kept]
+        schedule: Any = _schedule(diffusion.alphas_cumprod[kept])
+        self.scheduler = sampler_for(schedule, sampler)
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        noise: Float[Tensor, "b c h w"],
+        *,
+        generators: Sequence[torch.Generator] | None = None,
+        step_noise: Float[Tensor, "n b c h w"] | None = None,
+        callback: StepCallback | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        """Frames in [-1, 1].
+
+        Args:
+            denoiser: the network with its conditions: (x_t, original time steps) -> noise, or noise and nu.
+            noise: standard normal starting noise, x_T.
+            generators: of the noise of the steps, one per sample, so that the batch size changes nothing.
+            step_noise: given noise of the steps instead; the last step of the ancestral sampler needs none.
+            callback: sees the number of a step, the network's output and the sample after the step.
+        """
+        if self.scheduler is None:
+            return ancestral(denoiser, noise, self.diffusion, generators, step_noise, callback)
+        timesteps = self.timesteps.to(noise.device)
+
+        def predicted_noise(x: Float[Tensor, "b c h w"], position: Shaped[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+            return denoiser(x, timesteps[position.long()])[:, : x.shape[1]]
+
+        frames = sample(
+            predicted_noise,
+            noise,
+            self.scheduler,
+            self.steps,
+            generators=generators,
+            eta=self.eta,
+            step_noise=step_noise,
+            callback=callback,
+        )
+        return frames.clamp(-1, 1)
+
+
+@torch.no_grad()
+def ancestral(
+    denoiser: Denoiser,
+    noise: Float[Tensor, "b c h w"],
+    diffusion: LearnedRangeDiffusion,
+    generators: Sequence[torch.Generator] | None = None,
+    step_noise: Float[Tensor, "n b c h w"] | None = None,
+    callback: StepCallback | None = None,
+) -> Float[Tensor, "b c h w"]:
+    """x_{i-1} = mean + exp(log variance / 2) z at every position of the process, z = 0 in the last  (algorithm 2, arXiv:2006.11239).
+
+    Arguments as those of `FrameSampler`; either `generators` or `step_noise` is needed.
+    """
+    x, last = noise, len(diffusion) - 1
+    for k, i in enumerate(range(last, -1, -1)):
+        position = torch.full((len(x),), i, device=x.device)
+        output = denoiser(x, diffusion.timesteps[position])
+        x, log_variance = diffusion.predict(output, x, position).step
+        if i:
+            z = _step_noise(k, noise.shape[1:], generators, step_noise)
+            x = x + (0.5 * log_variance).exp() * z.to(x)
+        if callback is not None:
+            callback(k, output, x)
+    return x
+
+
+def _step_noise(
+    k: int, shape: Sequence[int], generators: Sequence[torch.Generator] | None, given: Tensor | None
+) -> Float[Tensor, "b c h w"]:
+    if given is not None:
+        return given[k]
+    if generators is None:
+        raise ValueError("the ancestral sampler needs generators or given noise for its steps")
+    return randn_each(generators, shape)
+
+
+def solver_positions(diffusion: LearnedRangeDiffusion, steps: int) -> Int64[Tensor, " steps"]:
+    """Evenly spaced positions for a solver, noisiest last, below those without signal; it goes from the first to the clean sample.
+
+    Raises:
+        ConfigError: more steps than there are positions.
+    """
+    n = int((diffusion.alphas_cumprod >= LEAST_SIGNAL).sum())
+    if not 1 <= steps <= n:
+        raise ConfigError(f"steps={steps}: this sampler takes 1 to {n} steps.")
+    return torch.linspace(n / steps, n, steps, dtype=torch.float64).round().long() - 1
+
+
+def _schedule(alphas_cumprod: Float[Tensor, " t"]) -> DDIMScheduler:
+    """A schedule of diffusers with exactly these noise levels, so that its time steps are positions among them.
+
+    Solvers of diffusers assume time steps at equal distances; handing them only the levels that are used makes every choice exact.
+    """
+    ab = alphas_cumprod.cpu().double()
+    betas = 1 - ab / torch.cat([torch.ones(1, dtype=torch.float64), ab[:-1]])
+    return DDIMScheduler(num_train_timesteps=len(ab), trained_betas=betas.tolist(), prediction_type="epsilon")
