@@ -17,6 +17,10 @@ class FaceError(VisemeError):
     """No usable face, or the landmark model is missing."""
 
 
+class FeatureError(VisemeError):
+    """Speech features that cannot be made, or that do not fit the sound, the video or the network."""
+
+
 class StoreError(VisemeError):
     """A clip store that is missing, incomplete or of another layout."""
 

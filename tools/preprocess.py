@@ -1,4 +1,4 @@
-"""Turn raw videos into a clip store (see --help)."""
+"""Turn raw videos into a clip store, add speech features to it, or both (see --help)."""
 
 from pathlib import Path
 
@@ -7,6 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command
 from src.datamodules.preprocessing.run import Preprocessing
+from src.datamodules.speech_features import write_features
+from src.errors import ConfigError
 
 # Settings that determine what a store contains; others (the number of workers) may change from run to run.
 DETERMINING = ("dataset", "alignment", "clips", "fractions", "seed")
@@ -15,20 +17,34 @@ DETERMINING = ("dataset", "alignment", "clips", "fractions", "seed")
 @command("preprocess")
 def main(cfg: DictConfig) -> None:
     """Compose, instantiate, run."""
+    root = Path(cfg.root).expanduser()
+    if cfg.raw is None and cfg.get("features") is None:
+        raise ConfigError(
+            "There is nothing to do: give raw=FOLDER to prepare its videos, or features=log_mel (or another) for a store that exists."
+        )
+    # Built before hours of work: their settings may be wrong.
+    features = hydra.utils.instantiate(cfg.features, _convert_="all") if cfg.get("features") else None
+    if cfg.raw is not None:
+        _preprocessing(cfg, root).run()
+    if features is not None:
+        write_features(root, features)
+
+
+def _preprocessing(cfg: DictConfig, root: Path) -> Preprocessing:
     raw = Path(cfg.raw).expanduser().resolve()
     plain = {key: OmegaConf.to_object(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key] for key in DETERMINING}
-    Preprocessing(
+    return Preprocessing(
         dataset=hydra.utils.instantiate(cfg.dataset, _convert_="all"),
         alignment=hydra.utils.instantiate(cfg.alignment, _convert_="all"),
         clips=hydra.utils.instantiate(cfg.clips),
         raw=raw,
-        root=Path(cfg.root).expanduser(),
+        root=root,
         fractions=dict(cfg.fractions),
         seed=cfg.seed,
         settings={"raw": str(raw), **plain},
         workers=cfg.workers,
         retry=cfg.retry,
-    ).run()
+    )
 
 
 if __name__ == "__main__":

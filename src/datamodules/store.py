@@ -565,19 +565,20 @@ def _require_settings(root: Path, settings: Mapping[str, Any]) -> None:
         return
     made_with = json.loads(path.read_text())
     if made_with != wanted:
-        key, old, new = next(_differences(made_with, wanted))
+        key, old, new = next(differences(made_with, wanted))
         raise StoreError(
             f"{root} was made with {key}={old}, this run has {key}={new}: choose another root= or the old settings."
         )
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Settings in which two nested mappings differ: dotted name, value in `old`, value in `new`."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         yield prefix.rstrip("."), old, new
         return
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
-            yield from _differences(old.get(key), new.get(key), f"{prefix}{key}.")
+            yield from differences(old.get(key), new.get(key), f"{prefix}{key}.")
 
 
 def _lock(root: Path) -> IO[bytes]:

@@ -1,0 +1,178 @@
+"""Speech features of a clip store: `features/<name>/<clip>.npy`, float32 (n_frames, dim), one row per video frame.
+
+Beside the arrays lie `settings.json`, what the rows were made with, and `failures.csv`, the clips that have none, and why.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from src.audio.features import FPS, SpeechFeatures
+from src.audio.imported import ImportedFeatures
+from src.datamodules.store import Clip, ClipStore, differences
+from src.datamodules.tables import save_array, write_rows
+from src.errors import StoreError, VisemeError
+from src.media import atomic_path
+
+log = logging.getLogger(__name__)
+
+FAILURE_COLUMNS = ("id", "reason")
+
+Features = SpeechFeatures | ImportedFeatures
+
+
+@dataclass
+class Extraction:
+    """What one run did: clips that had features already, clips that got them, and reasons by the id of those that did not."""
+
+    present: int = 0
+    written: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+    seconds_of_sound: float = 0.0  # of the clips that got features
+
+
+def ensure_features(root: Path | str, features: Features) -> None:
+    """See to it that the clips of a store have these features; returns quickly where nothing is missing.
+
+    Raises:
+        StoreError: there is no store, its features of that name were made with other settings, or not one clip can have features.
+        VisemeError: the encoder cannot be loaded.
+    """
+    write_features(Path(root), features)
+
+
+def write_features(root: Path, features: Features, *, progress: bool = True) -> Extraction:
+    """Compute the features that a store lacks and write them, clip by clip; a run that was interrupted goes on where it stopped.
+
+    Features that are older than their clip's sound, or of another length than the clip, are made again. A clip that has no sound, or
+    whose features cannot be made, gets a line in `failures.csv`; the rest goes on.
+
+    Args:
+        root: of the store.
+        features: an extractor, or files of another program.
+        progress: show a bar.
+
+    Raises:
+        StoreError: there is no store, its frame rate is not 25 fps, its features of that name were made with other settings, or not one
+            clip can have features.
+        VisemeError: the encoder cannot be loaded.
+    """
+    clips = ClipStore(root).clips
+    _require_frame_rate(root, clips)
+    folder = root / "features" / features.name
+    pending = [clip for clip in clips if not _is_made(folder, clip)]
+    result = Extraction(present=len(clips) - len(pending))
+    if not pending:
+        _require_settings(folder, features.settings)
+        return result
+    dim = features.dim  # loads the encoder: if that fails it is no clip's fault
+    _require_settings(folder, features.settings)
+    began = time.perf_counter()
+    for clip in _shown(pending, features.name, progress):
+        try:
+            rows = _rows(clip, features)
+            assert rows.shape == (clip.n_frames, dim), f"{features.name}: {rows.shape} for {clip.n_frames} frames"
+        except VisemeError as error:
+            result.failures[clip.id] = str(error)
+            continue
+        save_array(folder / f"{clip.id}.npy", rows)
+        result.written += 1
+        result.seconds_of_sound += clip.duration
+    _write_failures(folder, result.failures)
+    _summarise(root, features.name, dim, result, time.perf_counter() - began)
+    return result
+
+
+def _rows(clip: Clip, features: Features) -> Float32[np.ndarray, "t d"]:
+    if isinstance(features, ImportedFeatures):
+        return features.read(clip.id, clip.n_frames, clip.source, clip.start)
+    return features(clip.audio(), clip.n_frames)
+
+
+def _is_made(folder: Path, clip: Clip) -> bool:
+    """Whether the clip has features of its length that are no older than its sound."""
+    path = folder / f"{clip.id}.npy"
+    if not path.is_file():
+        return False
+    if clip.audio_path.is_file() and clip.audio_path.stat().st_mtime > path.stat().st_mtime:
+        return False
+    try:
+        return len(np.load(path, mmap_mode="r", allow_pickle=False)) == clip.n_frames
+    except (ValueError, OSError, EOFError):
+        log.warning("%s is damaged and is made again", path)
+        return False
+
+
+def _require_frame_rate(root: Path, clips: list[Clip]) -> None:
+    other = next((clip for clip in clips if clip.fps != FPS), None)
+    if other is not None:
+        raise StoreError(
+            f"{root} has clips of {other.fps:g} frames per second; speech features are made for {FPS}: prepare it with clips.fps={FPS}."
+        )
+
+
+def _require_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Note what the features are made with, or compare with what they were made with."""
+    path = folder / "settings.json"
+    wanted = json.loads(json.dumps(settings))
+    if not path.is_file():
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n")
+        return
+    made_with = json.loads(path.read_text())
+    if made_with != wanted:
+        key, old, new = next(differences(made_with, wanted))
+        raise StoreError(
+            f"{folder} was made with {key}={old}, this run has {key}={new}: give these features another name "
+            "(features.name=...), or delete the folder."
+        )
+
+
+def _shown(clips: list[Clip], name: str, progress: bool) -> Iterator[Clip]:
+    """The clips, with a bar on standard error."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        yield from bar.track(clips, description=f"{name} features")
+
+
+def _write_failures(folder: Path, failures: Mapping[str, str]) -> None:
+    """The table of clips without features; none where all have them."""
+    path = folder / "failures.csv"
+    if failures:
+        write_rows(path, FAILURE_COLUMNS, [{"id": id, "reason": reason} for id, reason in failures.items()])
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _summarise(root: Path, name: str, dim: int, result: Extraction, seconds: float) -> None:
+    folder = root / "features" / name
+    if result.failures and not (result.written or result.present):
+        id, reason = next(iter(result.failures.items()))
+        raise StoreError(
+            f"Not one of the {len(result.failures)} clips of {root} got {name} features (clip {id}: {reason})"
+        )
+    log.info(
+        "%s features, %d numbers per frame: %d clips written (%.1f minutes of sound, %.0f times real time), %d had them%s",
+        name,
+        dim,
+        result.written,
+        result.seconds_of_sound / 60,
+        result.seconds_of_sound / max(seconds, 1e-6),
+        result.present,
+        f"; {len(result.failures)} without: {folder / 'failures.csv'}" if result.failures else "",
+    )
