@@ -4,7 +4,6 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,34 +13,26 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from src.datamodules.landmark_driven import landmark_picture
-from src.datamodules.store import SAFE_ID, Clip, ClipStore
+from src.datamodules.store import Clip
 from src.diffusion.noise import FrameNoise, NoiseMode
 from src.diffusion.pixels import to_uint8, to_unit
 from src.diffusion.sampling import SchedulerFactory, sampler_for
-from src.errors import ConfigError, FaceError, MediaError
+from src.errors import ConfigError, FaceError
 from src.face.alignment import Alignment, TemplateAlignment, invert, similarity_transform, transform_points
-from src.face.detector import FaceDetector, FaceTracker
+from src.face.detector import FaceTracker
 from src.face.landmarks import fill_missing, smooth
 from src.face.topology import NUM_LANDMARKS, RIGID
 from src.face.warp import warp
 from src.lightning_modules.landmark_driven import LandmarkDriven, stack_condition
-from src.media import VideoReader, read_image, resize
+from src.media import VideoReader, resize
+from src.pipelines.sources import Portrait, read_portrait, rescaled_landmarks, stored_clip
 from src.pipelines.video import GENERATED, Frames, Video
 
 log = logging.getLogger(__name__)
 
 REAL, LANDMARKS = "real", "landmarks"
-MAX_FRAMES_WITHOUT_FACE = 250  # of a source video, before the search for a face is given up
 
 Points = Float[np.ndarray, "t 478 d"]
-
-
-@dataclass(frozen=True)
-class Portrait:
-    """The person to be shown: an aligned frame and its landmarks in its pixels."""
-
-    frame: UInt8[np.ndarray, "h w 3"]
-    landmarks: Float[np.ndarray, "478 d"]
 
 
 @dataclass(frozen=True)
@@ -247,26 +238,14 @@ class LandmarkDrivenPipeline:
 
     def read_source(self, source: str | Path | Clip | UInt8[np.ndarray, "h w 3"]) -> Portrait:
         """The aligned face of a picture, of a video's first frame that shows one, or of a stored clip's first frame."""
-        if (clip := _stored(source)) is not None:
-            frame = resize(clip.frames([0])[0], (self.resolution, self.resolution))
-            return Portrait(frame, self._rescaled(clip.landmarks[:1], clip.size)[0])
-        pictures = _pictures_of(source)
-        first = next(pictures)  # before the detector, whose absence would hide that the file is missing
-        with FaceDetector("image", model=self.face_model) as detector:
-            for picture in chain([first], pictures):
-                if faces := detector.detect(picture):
-                    matrix = self.alignment.fit(faces[0].landmarks[None], picture.shape[:2])
-                    landmarks = transform_points(faces[0].landmarks[None, :, :2], matrix)[0]
-                    return Portrait(warp(picture[None], matrix, self.resolution)[0], landmarks)
-        name = source if isinstance(source, str | Path) else "the given picture"
-        raise FaceError(f"source={name}: no face was found; give a picture that shows one face from the front.")
+        return read_portrait(source, self.alignment, face_model=self.face_model)
 
     def read_driving(self, driving: str | Path | Clip) -> Driving:
         """The landmarks of a video or a stored clip, aligned, and the way to its aligned frames."""
-        if (clip := _stored(driving)) is not None:
+        if (clip := stored_clip(driving)) is not None:
             size = (self.resolution, self.resolution)
             return Driving(
-                self._rescaled(clip.landmarks, clip.size),
+                rescaled_landmarks(clip.landmarks, clip.size, size),
                 lambda frames: resize(clip.frames(frames), size),
                 clip.fps,
                 clip.audio_path if clip.has_audio else None,
@@ -302,11 +281,6 @@ class LandmarkDrivenPipeline:
             )
         return landmarks
 
-    def _rescaled(self, landmarks: Points, size: tuple[int, int]) -> Float[np.ndarray, "t 478 2"]:
-        """Landmarks of a stored crop in pixels of this pipeline's; pixel centres lie at integers."""
-        scale = np.array([self.resolution / size[1], self.resolution / size[0]])
-        return (landmarks[..., :2].astype(np.float64) + 0.5) * scale - 0.5
-
 
 def transfer_motion(
     driving: Float[np.ndarray, "t 478 2"], source: Float[np.ndarray, "478 2"]
@@ -331,33 +305,3 @@ def transfer_motion(
 def _choose(name: str, value: Any, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ConfigError(f"pipeline.{name}={value}: choose {' or '.join(known)}.")
-
-
-def _stored(given: object) -> Clip | None:
-    """The clip that `STORE@CLIP_ID` names, or None where something else was given."""
-    if isinstance(given, Clip):
-        return given
-    root, _, clip_id = str(given).rpartition("@")
-    if not isinstance(given, str | Path) or not root or not SAFE_ID.fullmatch(clip_id) or Path(given).exists():
-        return None
-    store = ClipStore(root)
-    clip = next((clip for clip in store if clip.id == clip_id), None)
-    if clip is None:
-        raise ConfigError(f"{given}: the store has no clip {clip_id!r}; {root}/clips.csv lists its {len(store)} clips.")
-    return clip
-
-
-def _pictures_of(source: object) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """The picture, or the first frames of the video."""
-    if isinstance(source, np.ndarray):
-        yield source
-        return
-    path = Path(str(source))
-    try:
-        yield read_image(path)
-    except MediaError:
-        if not path.is_file():
-            raise
-        reader = VideoReader(path)
-        for i in range(min(len(reader), MAX_FRAMES_WITHOUT_FACE)):
-            yield reader[i]

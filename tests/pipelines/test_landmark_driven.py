@@ -22,6 +22,7 @@ from src.face.warp import warp
 from src.lightning_modules.landmark_driven import LandmarkDriven
 from src.media import Provenance, VideoReader, probe, write_image, write_video
 from src.nn.landmark_driven import LandmarkDrivenUNet
+from src.pipelines import sources
 from src.pipelines.landmark_driven import LandmarkDrivenPipeline, transfer_motion
 from src.pipelines.video import Video, write
 from tests.stores import write_pattern_store
@@ -253,7 +254,7 @@ def fake_faces(monkeypatch):
     def make(*_, **__):
         yield Fake()
 
-    monkeypatch.setattr(pipeline_module, "FaceDetector", make)
+    monkeypatch.setattr(sources, "FaceDetector", make)
     monkeypatch.setattr(pipeline_module, "FaceTracker", make)
     return landmarks3
 

@@ -1,0 +1,103 @@
+"""What a user gives as source or driving clip: a picture, a video, or a clip of a clip store."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from src.datamodules.store import SAFE_ID, Clip, ClipStore
+from src.errors import ConfigError, FaceError, MediaError
+from src.face.alignment import Alignment, transform_points
+from src.face.detector import FaceDetector
+from src.face.warp import warp
+from src.media import VideoReader, read_image, resize
+
+log = logging.getLogger(__name__)
+
+MAX_FRAMES_WITHOUT_FACE = 250  # of a source video, before the search for a face is given up
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """The person to be shown: an aligned frame and its landmarks in its pixels."""
+
+    frame: UInt8[np.ndarray, "h w 3"]
+    landmarks: Float[np.ndarray, "478 d"]
+
+
+def read_portrait(
+    source: str | Path | Clip | UInt8[np.ndarray, "h w 3"],
+    alignment: Alignment,
+    *,
+    face_model: str | Path | None = None,
+) -> Portrait:
+    """The aligned face of a picture, of a video's first frame that shows one, or of a stored clip's first frame.
+
+    Of several faces the largest is taken, and a warning says so. The frames of a stored clip are aligned already and only resized.
+
+    Args:
+        source: path, `STORE@CLIP_ID`, or the picture itself.
+        alignment: where the face lies in the result; its size is the result's.
+        face_model: path of MediaPipe's FaceLandmarker; None: in the models folder.
+
+    Raises:
+        FaceError: there is no face, or the landmark model is missing.
+        MediaError, StoreError: a file cannot be read.
+    """
+    name = source if isinstance(source, str | Path) else "the given picture"
+    if (clip := stored_clip(source)) is not None:
+        frame = resize(clip.frames([0])[0], alignment.size)
+        return Portrait(frame, rescaled_landmarks(clip.landmarks[:1], clip.size, alignment.size)[0])
+    pictures = _pictures_of(source)
+    first = next(pictures)  # before the detector, whose absence would hide that the file is missing
+    with FaceDetector("image", model=face_model) as detector:
+        for picture in chain([first], pictures):
+            if faces := detector.detect(picture):
+                if len(faces) > 1:
+                    log.warning("source=%s shows %d faces; the largest is taken", name, len(faces))
+                matrix = alignment.fit(faces[0].landmarks[None], picture.shape[:2])
+                landmarks = transform_points(faces[0].landmarks[None, :, :2], matrix)[0]
+                return Portrait(warp(picture[None], matrix, alignment.size)[0], landmarks)
+    raise FaceError(f"source={name}: no face was found; give a picture that shows one face from the front.")
+
+
+def rescaled_landmarks(
+    landmarks: Float[np.ndarray, "t 478 d"], size: tuple[int, int], new_size: tuple[int, int]
+) -> Float[np.ndarray, "t 478 2"]:
+    """Landmarks of a picture in pixels of the resized picture; pixel centres lie at integers. Sizes are (h, w)."""
+    scale = np.array([new_size[1] / size[1], new_size[0] / size[0]])
+    return (landmarks[..., :2].astype(np.float64) + 0.5) * scale - 0.5
+
+
+def stored_clip(given: object) -> Clip | None:
+    """The clip that `STORE@CLIP_ID` names, or None where something else was given."""
+    if isinstance(given, Clip):
+        return given
+    root, _, clip_id = str(given).rpartition("@")
+    if not isinstance(given, str | Path) or not root or not SAFE_ID.fullmatch(clip_id) or Path(given).exists():
+        return None
+    store = ClipStore(root)
+    clip = next((clip for clip in store if clip.id == clip_id), None)
+    if clip is None:
+        raise ConfigError(f"{given}: the store has no clip {clip_id!r}; {root}/clips.csv lists its {len(store)} clips.")
+    return clip
+
+
+def _pictures_of(source: object) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """The picture, or the first frames of the video."""
+    if isinstance(source, np.ndarray):
+        yield source
+        return
+    path = Path(str(source))
+    try:
+        yield read_image(path)
+    except MediaError:
+        if not path.is_file():
+            raise
+        reader = VideoReader(path)
+        for i in range(min(len(reader), MAX_FRAMES_WITHOUT_FACE)):
+            yield reader[i]
