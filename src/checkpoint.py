@@ -9,7 +9,7 @@ import importlib
 import json
 import logging
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from src.adapters import diffused_heads
 from src.adapters.landmark_driven import load_diffusers_folder, release_config
 from src.errors import CheckpointError
 from src.media import atomic_path
@@ -34,6 +35,11 @@ WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.yaml", "READ
 # Library classes that a configuration inside a checkpoint may name, beside the classes of `src`.
 ALLOWED_MODULES = ("diffusers.schedulers.", "torch.optim.")
 ALLOWED_FUNCTIONS = ("diffusers.optimization.get_scheduler",)
+
+# Readers of original files that do not say which method they are of: method -> (configuration groups, state dict).
+PUBLISHED: dict[str, Callable[[Path], tuple[dict[str, Any], dict[str, Tensor]]]] = {
+    diffused_heads.METHOD: diffused_heads.load_official,
+}
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,18 @@ def load(path: str | Path, weights: Literal["ema", "last"] = "ema") -> Checkpoin
     return _load_lightning(path, weights)
 
 
+def load_published(path: str | Path, method: str | None = None, weights: Literal["ema", "last"] = "ema") -> Checkpoint:
+    """The checkpoint at `path` as `load` gives it, or, where `method` says of which method it is, a file in its original form."""
+    path = Path(path)
+    try:
+        return load(path, weights)
+    except CheckpointError:
+        if method is None or method not in PUBLISHED or not path.is_file() or path.suffix == ".safetensors":
+            raise
+    config, state_dict = PUBLISHED[method](path)
+    return Checkpoint(path, method, state_dict, config)
+
+
 def method_of(path: str | Path) -> str:
     """The slug of the method that the checkpoint at `path` belongs to; tensors stay on the disk."""
     return load(path).method
@@ -92,7 +110,7 @@ def load_pickled(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors and plain values and was refused for safety; convert official files with "
-            "python tools/convert_checkpoint.py."
+            "python tools/convert_checkpoint.py method=NAME."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint; copy or download it again.") from error

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from src.checkpoint import load, save_release, save_safetensors
+from src.checkpoint import load_published, save_release, save_safetensors
 from src.cli import command
 from src.errors import CheckpointError
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 @command("convert_checkpoint")
 def main(cfg: DictConfig) -> None:
     """Load safely, write tensors, method and plain configuration."""
-    checkpoint = load(cfg.ckpt, cfg.weights)
+    checkpoint = load_published(cfg.ckpt, cfg.method, cfg.weights)
     if cfg.method not in (None, checkpoint.method):
         raise CheckpointError(f"{cfg.ckpt} is a {checkpoint.method} checkpoint, not {cfg.method}; leave method out.")
     out = Path(cfg.out)

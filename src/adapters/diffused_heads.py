@@ -1,12 +1,46 @@
-"""The original's checkpoints (https://github.com/MStypulkowski/diffused-heads) and this project's `DiffusedHeads`."""
+"""The original's checkpoints (https://github.com/MStypulkowski/diffused-heads) and this project's `DiffusedHeads`.
 
+epoch=...-step=....ckpt      Lightning: `state_dict` with the network twice, under `unet.` and `diffusion.nn_backbone.` (one module that is
+                             registered twice); `hyper_parameters` with lists of OmegaConf and pictures' transforms of torchvision
+crema_script.pt              TorchScript archive of the network alone
+"""
+
+import math
+import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from src.adapters.inert import Inert, TorchArchive, module_tensors, plain
 from src.adapters.renaming import rename
+from src.errors import CheckpointError
 
 METHOD = "diffused_heads"
+PREFIXES = ("unet.", "diffusion.nn_backbone.")
+IN_CHANNELS, PUBLISHED_SIZE, PUBLISHED_MOTION_FRAMES = 3, 128, 2
+
+# Hyper-parameters of the original's training that are arguments of `DiffusedHeadsUNet`, under the same names.
+ARGUMENTS = (
+    "image_size",
+    "in_channels",
+    "out_channels",
+    "model_channels",
+    "channel_mult",
+    "num_res_blocks",
+    "attention_resolutions",
+    "num_heads",
+    "num_head_channels",
+    "dropout",
+    "resblock_updown",
+    "n_motion_frames",
+    "grayscale_motion",
+    "n_audio_motion_embs",
+    "id_condition_type",
+    "audio_condition_type",
+)
 
 _RESIDUAL = {
     "in_layers.0": "in_norm",
@@ -53,3 +87,137 @@ def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def to_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The original UNet's state dict from that of `DiffusedHeadsUNet`; inverse of `from_official`."""
     return rename(state_dict, {ours: theirs for theirs, ours in TABLE.items()}, METHOD)
+
+
+def load_official(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration groups and state dict of the published Lightning checkpoint or TorchScript network; nothing in them is run.
+
+    A TorchScript archive has no hyper-parameters: `arguments_of` reads them off the weights.
+
+    Raises:
+        CheckpointError: the file is none of these.
+    """
+    archive = TorchArchive(path)
+    try:
+        content = archive.content
+        if isinstance(content, Inert) and content.origin.startswith("__torch__."):
+            weights = archive.load_tensors(dict(module_tensors(content)))
+            hyper_parameters: dict[str, Any] = {}
+        else:
+            weights = _lightning_weights(archive)
+            hyper_parameters = plain(content.get("hyper_parameters", {}))
+    except RecursionError as error:
+        raise CheckpointError(f"{path} is damaged: its content holds itself.") from error
+    state_dict = from_official(weights)
+    arguments = arguments_of(weights) | _known(hyper_parameters)
+    return release_config(arguments, hyper_parameters), {f"net.{key}": value for key, value in state_dict.items()}
+
+
+def _lightning_weights(archive: TorchArchive) -> dict[str, Tensor]:
+    """The network's tensors, which the original registers twice."""
+    stored = archive.content.get("state_dict") if isinstance(archive.content, Mapping) else None
+    if not isinstance(stored, Mapping):
+        raise CheckpointError(
+            f"{archive.path} has no state_dict: give a Lightning checkpoint of the original diffused-heads model."
+        )
+    copies = [
+        {key.removeprefix(prefix): value for key, value in stored.items() if str(key).startswith(prefix)}
+        for prefix in PREFIXES
+    ]
+    first, *others = [copy for copy in copies if copy] or [dict(stored)]
+    weights = archive.load_tensors(first)
+    for other in others:
+        different = {
+            key for key in first.keys() | other.keys() if first.get(key) != other.get(key)
+        }  # mostly one storage
+        loaded = archive.load_tensors({key: other[key] for key in different & other.keys()})
+        if any(
+            key not in loaded or key not in weights or not torch.equal(loaded[key], weights[key]) for key in different
+        ):
+            raise CheckpointError(
+                f"{archive.path} holds two different networks under {' and '.join(PREFIXES)}: save one of them alone."
+            )
+    return weights
+
+
+def _known(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments of `DiffusedHeadsUNet` among the hyper-parameters of the original's training."""
+    return {key: hyper_parameters[key] for key in ARGUMENTS if key in hyper_parameters}
+
+
+def release_config(net: Mapping[str, Any], hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Configuration groups that rebuild model and pipeline around the network."""
+    return {
+        "model": {
+            "_target_": "src.lightning_modules.diffused_heads.DiffusedHeads",
+            "net": {"_target_": "src.nn.diffused_heads.DiffusedHeadsUNet", "_convert_": "all", **net},
+            "diffusion": {
+                "_target_": "src.diffusion.learned_range.LearnedRangeDiffusion",
+                "n_timesteps": hyper_parameters.get("n_timesteps", 1000),
+            },
+        },
+        "pipeline": {"_target_": "src.pipelines.diffused_heads.DiffusedHeadsPipeline"},
+    }
+
+
+def arguments_of(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Constructor arguments of `DiffusedHeadsUNet`, read off the original's weights.
+
+    What leaves no trace in them is as published: 128x128 pixels (unless audio attention is tied to another size), 2 motion frames, 64
+    channels per attention head, rows of speech features as wide as the network.
+
+    Raises:
+        CheckpointError: the weights are not those of such a network.
+    """
+    try:
+        return _arguments_of({key: tuple(value.shape) for key, value in weights.items()})
+    except (LookupError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            "the weights are not those of the original diffused-heads network: give its Lightning checkpoint or TorchScript archive."
+        ) from error
+
+
+def _arguments_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    stages = 1 + max(int(key.split(".")[1]) for key in shapes if key.startswith("output_blocks."))
+    trained = {int(key.split(".")[1]) for key in shapes if key.startswith("input_blocks.")}
+    upsampling = [key for key in shapes if re.fullmatch(r"output_blocks\.\d+\.[12]\.in_layers\.0\.bias", key)]
+    levels = 1 + (len(upsampling) or stages - len(trained))
+    per_level = stages // levels  # residual blocks of a level and the step between levels
+    model_channels = shapes["time_embed.fc.0.weight"][1]
+    starts = [1 + level * per_level for level in range(levels)]
+    side = math.isqrt(shapes.get("middle_block.1.audio_emb_proj.bias", (0,))[0]) << (levels - 1) or PUBLISHED_SIZE
+    frame = IN_CHANNELS if any(key.startswith("identity_encoder.") for key in shapes) else 2 * IN_CHANNELS
+    motion = shapes["input_blocks.0.0.weight"][1] - frame
+    grayscale = motion == PUBLISHED_MOTION_FRAMES
+    rows = shapes["audio_embed.0.weight"][1] // model_channels
+    return {
+        "image_size": side,
+        "out_channels": shapes["out.2.bias"][0],
+        "model_channels": model_channels,
+        "channel_mult": [shapes[f"input_blocks.{i}.0.in_layers.2.bias"][0] // model_channels for i in starts],
+        "num_res_blocks": per_level - 1,
+        "attention_resolutions": [
+            side >> level for level, i in enumerate(starts) if f"input_blocks.{i}.1.proj_out.bias" in shapes
+        ],
+        "resblock_updown": bool(upsampling),
+        "n_motion_frames": motion if grayscale else motion // IN_CHANNELS,
+        "grayscale_motion": grayscale,
+        "n_audio_motion_embs": (rows - 1) // 2,
+        "id_condition_type": _identity_condition(shapes),
+        "audio_condition_type": _audio_condition(shapes),
+    }
+
+
+def _identity_condition(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    if "identity_encoder.out.3.bias" not in shapes:
+        return "frame"
+    return "post_gn" if "middle_block.0.x_emb_layers.1.bias" in shapes else "pre_gn"
+
+
+def _audio_condition(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    if "middle_block.1.audio_emb_proj.bias" in shapes:
+        return "attention"
+    width = shapes.get("middle_block.0.audio_emb_layers.1.bias")
+    if width is None:
+        return "pre_gn"
+    return "post_gn" if width == shapes["middle_block.0.out_layers.3.bias"] else "double_pre_gn"
