@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
-from src.datamodules.sampling import ResumableSampler
+from src.datamodules.resumable import ResumableDataModule
 from src.datamodules.store import Clip, ClipStore
 from src.errors import ConfigError, StoreError
 from src.face.drawing import draw_landmarks
@@ -179,11 +178,8 @@ def _spread(frames: np.ndarray, limit: int | None) -> np.ndarray:
     return frames[np.linspace(0, len(frames) - 1, limit).round().astype(np.int64)]
 
 
-class LandmarkDrivenDataModule(pl.LightningDataModule):
-    """Training and validation frames of a clip store.
-
-    The training order depends on seed and epoch alone and is shared out to the processes with a stride; `state_dict` notes the position,
-    so that a resumed run continues with the sample that would have come next.
+class LandmarkDrivenDataModule(ResumableDataModule[LandmarkDrivenDataset]):
+    """Training and validation frames of a clip store; order and resuming as `ResumableDataModule` has them.
 
     Args:
         root: the clip store.
@@ -207,9 +203,6 @@ class LandmarkDrivenDataModule(pl.LightningDataModule):
         StoreError: the store or a split is missing, or no frame is kept.
     """
 
-    train_dataset: LandmarkDrivenDataset
-    val_dataset: LandmarkDrivenDataset
-
     def __init__(
         self,
         root: str | Path,
@@ -230,11 +223,17 @@ class LandmarkDrivenDataModule(pl.LightningDataModule):
         val_split: str = "validation",
         seed: int = 42,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            batch_size,
+            val_batch_size=val_batch_size,
+            num_workers=num_workers,
+            persistent_workers=persistent_workers,
+            pin_memory=pin_memory,
+            prefetch_factor=prefetch_factor,
+            seed=seed,
+        )
         self.root = Path(root)
         self.resolution = resolution
-        self.batch_size = batch_size
-        self.val_batch_size = val_batch_size or batch_size
         self.selection = selection
         self.reference: Literal["first", "random"] = reference
         self.frames_per_clip = frames_per_clip
@@ -242,14 +241,6 @@ class LandmarkDrivenDataModule(pl.LightningDataModule):
         self.limit_clips = limit_clips
         self.train_split = train_split
         self.val_split = val_split
-        self.seed = seed
-        self.loader_options: dict[str, Any] = {
-            "num_workers": num_workers,
-            "pin_memory": pin_memory and torch.cuda.is_available(),
-            "persistent_workers": persistent_workers and num_workers > 0,
-            "prefetch_factor": prefetch_factor if num_workers > 0 else None,
-        }
-        self._resumed = {"epoch": 0, "position": 0, "batches": 0}
 
     def setup(self, stage: str | None = None) -> None:
         """Read the store's tables; no video is opened."""
@@ -273,21 +264,6 @@ class LandmarkDrivenDataModule(pl.LightningDataModule):
     def _clips(self, split: str) -> list[Clip]:
         return ClipStore(self.root, split).clips[: self.limit_clips]
 
-    def train_dataloader(self) -> DataLoader:
-        """Shuffled; the last, smaller batch is kept."""
-        sampler = self._sampler(self.train_dataset, shuffle=True, pad=True)
-        sampler.resume(self._resumed["epoch"], self._resumed["position"])
-        return DataLoader(self.train_dataset, self.batch_size, sampler=sampler, **self.loader_options)
-
-    def val_dataloader(self) -> DataLoader:
-        """In the order of the data set."""
-        sampler = self._sampler(self.val_dataset, shuffle=False, pad=False)
-        return DataLoader(self.val_dataset, self.val_batch_size, sampler=sampler, **self.loader_options)
-
-    def _sampler(self, dataset: Dataset, *, shuffle: bool, pad: bool) -> ResumableSampler:
-        world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return ResumableSampler(dataset, world_size, rank, seed=self.seed, shuffle=shuffle, pad=pad)
-
     def preview(self, n_samples: int) -> dict[str, Tensor]:
         """The first validation items: of as many clips as possible."""
         return self.val_dataset.batch(range(min(n_samples, len(self.val_dataset))))
@@ -295,16 +271,3 @@ class LandmarkDrivenDataModule(pl.LightningDataModule):
     def preview_video(self, n_frames: int) -> dict[str, Tensor]:
         """The beginning of the first validation clip, frame 0 as reference."""
         return self.val_dataset.window(self.val_dataset.clips[0], n_frames)
-
-    def state_dict(self) -> dict[str, int]:
-        """Where training stands: epoch, samples of all processes drawn in it, batches of the whole training."""
-        assert self.trainer is not None, "only a trainer saves checkpoints"
-        batches = self.trainer.fit_loop.epoch_loop.batch_progress.state_dict()["total"]["processed"]
-        global_batch = self.batch_size * self.trainer.world_size
-        epoch, batch = self._resumed["epoch"], self._resumed["position"] // global_batch
-        new_epochs, batch = divmod(batch + batches - self._resumed["batches"], int(self.trainer.num_training_batches))
-        return {"epoch": epoch + new_epochs, "position": batch * global_batch, "batches": batches}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue after the state's last sample."""
-        self._resumed = state_dict

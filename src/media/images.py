@@ -65,9 +65,11 @@ def resize(
     import torch.nn.functional as F
 
     batch = torch.from_numpy(np.ascontiguousarray(frames.reshape(-1, *frames.shape[-3:])))
-    resized = F.interpolate(
-        rearrange(batch, "t h w c -> t c h w"), size=tuple(size), mode="bilinear", antialias=antialias
-    )
+    batch = rearrange(batch, "t h w c -> t c h w")
+    if antialias:
+        resized = F.interpolate(batch, size=tuple(size), mode="bilinear", antialias=True)
+    else:  # bytes would be a quarter of a grey level off on average
+        resized = F.interpolate(batch.float(), size=tuple(size), mode="bilinear").round_().to(torch.uint8)
     return (
         rearrange(resized, "t c h w -> t h w c")
         .contiguous()

@@ -1,0 +1,407 @@
+"""Random frames of clips with what conditions them: a picture of the person, the frames just before, and the sound around.
+
+A batch is a dictionary of
+
+    target    (b, 3, h, w)      uint8     RGB frame to be generated
+    identity  (b, 3, h, w)      uint8     RGB frame of the same clip
+    motion    (b, m, 3, h, w)   uint8     the m RGB frames before the target, oldest first; before the clip's first frame: the identity
+    audio     (b, 2a + 1, d)    float32   speech features of the frames target - a ... target + a, repeated at the clip's ends
+    lips      (b, 20, 2)        float32   outer and inner lip of the target, (x, y) in pixels of the h x w frames
+    index     (b,)              int64     row of the data set
+
+Grey or blurred motion frames and augmentation are made of these on the device: `src.diffusion.motion_frames`.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset, default_collate
+
+from src.audio.features import TOLERANCE
+from src.datamodules.resumable import ResumableDataModule
+from src.datamodules.speech_features import Features, ensure_features
+from src.datamodules.store import Clip, ClipStore
+from src.errors import ConfigError, StoreError
+from src.face.landmarks import mouth_points
+from src.media import resize
+
+log = logging.getLogger(__name__)
+
+Item = dict[str, Any]
+IdentityFrame = Literal["random", "first"]
+Aspect = Literal["square", "kept"]
+
+MIN_FRAMES = 2  # a target and another frame of the person
+
+
+# --- which frames
+
+
+def motion_indices(target: int, identity: int, n_motion_frames: int) -> list[int]:
+    """The frames before `target`, oldest first; frames before the clip's first are `identity`."""
+    return [frame if frame >= 0 else identity for frame in range(target - n_motion_frames, target)]
+
+
+def audio_indices(target: int, reach: int, n_frames: int) -> Int64[np.ndarray, " w"]:
+    """Rows of features around `target`, `reach` on either side, the first and the last row repeated beyond the ends."""
+    return np.arange(target - reach, target + reach + 1).clip(0, n_frames - 1)
+
+
+def draw_frames(
+    frames: Int64[np.ndarray, " n"], identity_frame: IdentityFrame, rng: np.random.Generator
+) -> tuple[int, int]:
+    """Target and identity frame (section 2.3 of the specification of Diffused Heads' training, arXiv:2301.03396).
+
+    `random`: two different ones of `frames`, uniform without replacement. `first`: the target is any but the first of them, and the
+    identity is the first.
+    """
+    if identity_frame == "random":
+        target, identity = rng.choice(frames, 2, replace=False).tolist()
+        return target, identity
+    return int(rng.choice(frames[1:])), int(frames[0])
+
+
+# --- what is in them
+
+
+def resized_size(size: tuple[int, int], resolution: int, aspect: Aspect = "square") -> tuple[int, int]:
+    """Height and width after resizing: a square, or the shorter side `resolution` and the longer one in proportion, rounded down."""
+    if aspect == "square":
+        return resolution, resolution
+    short = min(size)
+    height, width = (resolution * side // short for side in size)
+    return height, width
+
+
+def scale_lips(
+    lips: Float32[np.ndarray, "*t 20 2"], size: tuple[int, int], resized: tuple[int, int]
+) -> Float32[np.ndarray, "*t 20 2"]:
+    """Points of a frame of `size` (height, width), pixel centres at integers, in pixels of the resized frame."""
+    scale = np.array([resized[1] / size[1], resized[0] / size[0]], np.float32)
+    return (lips + 0.5) * scale - 0.5
+
+
+def scale_lips_as_original(
+    lips: Float32[np.ndarray, "*t 20 2"], size: tuple[int, int], resolution: int
+) -> Float32[np.ndarray, "*t 20 2"]:
+    """As the original training code scales them: x by the ratio of the heights, y by that of the widths, corners at integers."""
+    height, width = size
+    return lips / (np.array([height, width]) / resolution).astype(np.float32)
+
+
+class DiffusedHeadsDataset(Dataset):
+    """Random frames: a draw is determined by seed, epoch and row alone, whichever process makes it, before or after an interruption.
+
+    Args:
+        clips: of a clip store.
+        features: name and width of the speech features that condition the frames.
+        resolution: height and width of the pictures; frames of other sizes are resized.
+        n_motion_frames: m, frames before the target.
+        audio_radius: a, rows of features on either side of the target.
+        identity_frame: `random` other frame of the clip, or its `first`.
+        draws_per_clip: rows of the data set per clip; the rows of all clips take turns.
+        redraw: draw anew in every epoch; False: the same frames in every epoch, for validation.
+        aspect: `square` squeezes frames that are not square; `kept` makes their shorter side `resolution`, as the original does.
+        antialias: average over pixels where frames shrink. The published models were trained without, their demo runs with it.
+        original_lip_landmarks: lips of the identity frame instead of the target's, scaled with height and width exchanged: two slips
+            of the original, to repeat its training.
+        seed: of the draws.
+
+    Raises:
+        ConfigError: a number below its minimum or an unknown choice.
+        StoreError: features that do not fit their video, or not a single clip of two frames or more with features.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        features: Features,
+        resolution: int,
+        *,
+        n_motion_frames: int = 2,
+        audio_radius: int = 2,
+        identity_frame: IdentityFrame = "random",
+        draws_per_clip: int = 1,
+        redraw: bool = True,
+        aspect: Aspect = "square",
+        antialias: bool = True,
+        original_lip_landmarks: bool = False,
+        seed: int = 0,
+    ) -> None:
+        _check_choice("identity_frame", identity_frame, get_args(IdentityFrame))
+        _check_choice("aspect", aspect, get_args(Aspect))
+        _check_least("n_motion_frames", n_motion_frames, 0)
+        _check_least("audio_radius", audio_radius, 0)
+        _check_least("draws_per_clip", draws_per_clip, 1)
+        self.features = features
+        self.resolution = resolution
+        self.n_motion_frames = n_motion_frames
+        self.audio_radius = audio_radius
+        self.identity_frame: IdentityFrame = identity_frame
+        self.draws_per_clip = draws_per_clip
+        self.redraw = redraw
+        self.aspect: Aspect = aspect
+        self.antialias = antialias
+        self.original_lip_landmarks = original_lip_landmarks
+        self.seed = seed
+        check_features(clips, features)
+        self.clips = [clip for clip in clips if len(self.frames_of(clip)) >= MIN_FRAMES]
+        if dropped := len(clips) - len(self.clips):
+            log.info("%d of %d clips show the face in fewer than %d frames", dropped, len(clips), MIN_FRAMES)
+        if not self.clips:
+            raise StoreError(
+                f"None of the {len(clips)} clips{f' of {clips[0].root}' if clips else ''} has {MIN_FRAMES} frames with "
+                "a face: prepare longer clips."
+            )
+
+    def __len__(self) -> int:
+        return len(self.clips) * self.draws_per_clip
+
+    def __getitem__(self, index: int) -> Item:
+        """The item of a draw `epoch * len(self) + row`."""
+        row = index % len(self)
+        clip = self.clips[row % len(self.clips)]
+        rng = np.random.default_rng((self.seed, index if self.redraw else row))
+        target, identity = draw_frames(self.frames_of(clip), self.identity_frame, rng)
+        return self.item(clip, target, identity) | {"index": row}
+
+    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """The items at `indices`, collated."""
+        return default_collate([self[i] for i in indices])
+
+    def frames_of(self, clip: Clip) -> Int64[np.ndarray, " n"]:
+        """Frames that can be a target: those with features in which the detector saw the face."""
+        n_frames = len(self._features_of(clip))
+        return np.arange(n_frames) if clip.n_valid == clip.n_frames else np.flatnonzero(clip.valid[:n_frames])
+
+    def item(self, clip: Clip, target: int, identity: int) -> Item:
+        """What conditions frame `target` of a clip, given the frame that shows the person; without `index`."""
+        features = self._features_of(clip)
+        pictures = self._read(clip, [target, identity, *motion_indices(target, identity, self.n_motion_frames)])
+        return {
+            "target": pictures[0],
+            "identity": pictures[1],
+            "motion": pictures[2:],
+            "audio": torch.from_numpy(features[audio_indices(target, self.audio_radius, len(features))]),
+            "lips": torch.from_numpy(self._lips(clip, [identity if self.original_lip_landmarks else target])[0]),
+        }
+
+    def window(self, clip: Clip, n_frames: int | None = None) -> dict[str, Tensor]:
+        """The first `n_frames` frames of a clip (None: all that have features), with frame 0 for the person.
+
+        Returns:
+            `target` (t, 3, h, w) uint8, `identity` (3, h, w) uint8, `features` (t, d) float32, `lips` (t, 20, 2) float32.
+        """
+        features = self._features_of(clip)[:n_frames]
+        frames = range(len(features))
+        target = self._read(clip, frames)
+        return {
+            "target": target,
+            "identity": target[0],
+            "features": torch.from_numpy(np.array(features)),
+            "lips": torch.from_numpy(self._lips(clip, frames)),
+        }
+
+    def _features_of(self, clip: Clip) -> Float32[np.ndarray, "t d"]:
+        """Rows of features, as many as there are frames to go with them."""
+        return clip.features(self.features.name)[: clip.n_frames]
+
+    def _read(self, clip: Clip, indices: Sequence[int]) -> UInt8[Tensor, "t 3 h w"]:
+        """Frames in one decoder call, each decoded once."""
+        frames, place = np.unique(np.asarray(indices, np.int64), return_inverse=True)
+        size = resized_size(clip.size, self.resolution, self.aspect)
+        pictures = resize(clip.frames(frames), size, antialias=self.antialias)[place]
+        return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+
+    def _lips(self, clip: Clip, frames: Sequence[int]) -> Float32[np.ndarray, "t 20 2"]:
+        lips = mouth_points(clip.landmarks[np.asarray(frames, np.int64)])[..., :2].astype(np.float32)
+        if self.original_lip_landmarks:
+            return scale_lips_as_original(lips, clip.size, self.resolution)
+        return scale_lips(lips, clip.size, resized_size(clip.size, self.resolution, self.aspect))
+
+
+def clips_with_features(clips: Sequence[Clip], features: Features) -> list[Clip]:
+    """Those clips of a store that have the features; StoreError where none has.
+
+    Clips without sound have none, nor have those that the extraction listed in its `failures.csv`.
+    """
+    folder = clips[0].root / "features" / features.name
+    present = {path.stem for path in folder.glob("*.npy")}
+    found = [clip for clip in clips if clip.id in present]
+    if not found:
+        raise StoreError(
+            f"None of the {len(clips)} {clips[0].split} clips of {clips[0].root} has {features.name} features: "
+            f"look at {folder / 'failures.csv'}, or extract them with tools/preprocess.py."
+        )
+    if len(found) < len(clips):
+        log.info(
+            "%d of %d clips have no %s features and are left out", len(clips) - len(found), len(clips), features.name
+        )
+    return found
+
+
+def check_features(clips: Sequence[Clip], features: Features) -> None:
+    """StoreError that counts the clips whose features are as wide as no network expects or not as long as the video."""
+    wrong = [problem for clip in clips if (problem := _feature_problem(clip, features))]
+    if wrong:
+        raise StoreError(
+            f"{features.name} features do not fit {len(wrong)} of {len(clips)} clips (first: {wrong[0]}): "
+            "delete these files and extract them again, or choose other features=."
+        )
+
+
+def _feature_problem(clip: Clip, features: Features) -> str | None:
+    array = clip.features(features.name)
+    if array.ndim != 2 or array.shape[1] != features.dim or array.dtype != np.float32:
+        shape = " x ".join(map(str, array.shape))
+        return f"clip {clip.id} has {array.dtype} {shape}, not float32 rows of {features.dim}"
+    if abs(len(array) - clip.n_frames) > TOLERANCE:
+        return f"clip {clip.id} has {len(array)} rows but {clip.n_frames} frames"
+    return None
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ConfigError(f"datamodule.{name}={value}: choose {' or '.join(choices)}.")
+
+
+def _check_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"datamodule.{name}={value}: give {least} or more.")
+
+
+def pad_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Features (t, d) of several clips as one (b, t, d), zero after a clip's end, and their lengths (b,) int64."""
+    lengths = torch.tensor([len(rows) for rows in features])
+    return pad_sequence(list(features), batch_first=True), lengths
+
+
+class DiffusedHeadsDataModule(ResumableDataModule[DiffusedHeadsDataset]):
+    """Training and validation frames of a clip store; order and resuming as `ResumableDataModule` has them.
+
+    Args:
+        root: the clip store.
+        features: what makes the speech features; those that the store lacks are extracted before training.
+        resolution: see `DiffusedHeadsDataset`.
+        batch_size: training frames per process and step.
+        val_batch_size: validation frames per process and step; None: `batch_size`.
+        num_workers: processes that decode.
+        persistent_workers: keep them between epochs.
+        pin_memory: page-locked batches, for GPUs.
+        prefetch_factor: batches that each worker prepares ahead.
+        n_motion_frames: see `DiffusedHeadsDataset`.
+        audio_radius: idem.
+        identity_frame: idem, for training; validation has the first frame, as generation does.
+        draws_per_clip: idem, for training.
+        val_draws_per_clip: idem, for validation, the same frames in every epoch.
+        aspect: idem.
+        antialias: idem.
+        original_lip_landmarks: idem.
+        limit_clips: use only the first n clips of each split.
+        train_split: split of the store for training.
+        val_split: split of the store for validation.
+        seed: of the order and of the draws.
+
+    Raises:
+        StoreError: the store or a split is missing, or features do not fit.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        features: Features,
+        resolution: int = 128,
+        batch_size: int = 10,
+        *,
+        val_batch_size: int | None = None,
+        num_workers: int = 0,
+        persistent_workers: bool = True,
+        pin_memory: bool = True,
+        prefetch_factor: int = 2,
+        n_motion_frames: int = 2,
+        audio_radius: int = 2,
+        identity_frame: IdentityFrame = "random",
+        draws_per_clip: int = 1,
+        val_draws_per_clip: int = 1,
+        aspect: Aspect = "square",
+        antialias: bool = True,
+        original_lip_landmarks: bool = False,
+        limit_clips: int | None = None,
+        train_split: str = "train",
+        val_split: str = "validation",
+        seed: int = 42,
+    ) -> None:
+        super().__init__(
+            batch_size,
+            val_batch_size=val_batch_size,
+            num_workers=num_workers,
+            persistent_workers=persistent_workers,
+            pin_memory=pin_memory,
+            prefetch_factor=prefetch_factor,
+            seed=seed,
+        )
+        self.prepare_data_per_node = False  # the nodes of a cluster see one store
+        self.root = Path(root)
+        self.features = features
+        self.resolution = resolution
+        self.train_options: dict[str, Any] = {"identity_frame": identity_frame, "draws_per_clip": draws_per_clip}
+        self.val_options: dict[str, Any] = {"identity_frame": "first", "draws_per_clip": val_draws_per_clip}
+        self.options: dict[str, Any] = {
+            "n_motion_frames": n_motion_frames,
+            "audio_radius": audio_radius,
+            "aspect": aspect,
+            "antialias": antialias,
+            "original_lip_landmarks": original_lip_landmarks,
+            "seed": seed,
+        }
+        self.limit_clips = limit_clips
+        self.train_split = train_split
+        self.val_split = val_split
+
+    def prepare_data(self) -> None:
+        """Extract the features that the store lacks."""
+        ensure_features(self.root, self.features)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the store's tables and the shapes of the features; no video is opened."""
+        if stage in (None, "fit"):
+            self.train_dataset = self._dataset(self.train_split, **self.train_options)
+        if stage in (None, "fit", "validate"):
+            self.val_dataset = self._dataset(self.val_split, **self.val_options, redraw=False)
+
+    def _dataset(self, split: str, **options: Any) -> DiffusedHeadsDataset:
+        clips = clips_with_features(ClipStore(self.root, split).clips, self.features)
+        return DiffusedHeadsDataset(
+            clips[: self.limit_clips], self.features, self.resolution, **self.options, **options
+        )
+
+    def preview(self, n_samples: int) -> dict[str, Tensor]:
+        """The first validation items: of as many clips as possible."""
+        return self.val_dataset.batch(range(min(n_samples, len(self.val_dataset))))
+
+    def preview_video(self, n_frames: int) -> dict[str, Tensor]:
+        """The beginning of the first validation clip; see `DiffusedHeadsDataset.window`."""
+        return self.val_dataset.window(self.val_dataset.clips[0], n_frames)
+
+    def preview_videos(self, n_clips: int, n_frames: int) -> dict[str, Tensor]:
+        """The beginnings of the first validation clips, padded with zeros where a clip is shorter.
+
+        Returns:
+            as `DiffusedHeadsDataset.window`, with a first axis of clips, and `lengths` (b,) int64.
+        """
+        windows = [self.val_dataset.window(clip, n_frames) for clip in self.val_dataset.clips[:n_clips]]
+        features, lengths = pad_features([window["features"] for window in windows])
+        padded = {key: pad_sequence([w[key] for w in windows], batch_first=True) for key in ("target", "lips")}
+        return {
+            **padded,
+            "identity": torch.stack([w["identity"] for w in windows]),
+            "features": features,
+            "lengths": lengths,
+        }
