@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from torch import Tensor
 from src.adapters.inert import Inert, TorchArchive, module_tensors, plain
 from src.adapters.renaming import rename
 from src.errors import CheckpointError
+
+T = TypeVar("T")
 
 METHOD = "diffused_heads"
 PREFIXES = ("unet.", "diffusion.nn_backbone.")
@@ -120,24 +122,30 @@ def _lightning_weights(archive: TorchArchive) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{archive.path} has no state_dict: give a Lightning checkpoint of the original diffused-heads model."
         )
-    copies = [
-        {key.removeprefix(prefix): value for key, value in stored.items() if str(key).startswith(prefix)}
-        for prefix in PREFIXES
-    ]
-    first, *others = [copy for copy in copies if copy] or [dict(stored)]
+    first, *others = copies_in(stored)
     weights = archive.load_tensors(first)
     for other in others:
-        different = {
-            key for key in first.keys() | other.keys() if first.get(key) != other.get(key)
-        }  # mostly one storage
-        loaded = archive.load_tensors({key: other[key] for key in different & other.keys()})
-        if any(
-            key not in loaded or key not in weights or not torch.equal(loaded[key], weights[key]) for key in different
-        ):
+        apart = {
+            key: value for key, value in other.items() if first.get(key) != value
+        }  # mostly none: both are one tensor in the file
+        if first.keys() != other.keys() or not _equal(archive.load_tensors(apart), weights):
             raise CheckpointError(
                 f"{archive.path} holds two different networks under {' and '.join(PREFIXES)}: save one of them alone."
             )
     return weights
+
+
+def copies_in(state_dict: Mapping[str, T]) -> list[dict[str, T]]:
+    """The network under each of the two prefixes that are there, without them; the whole state dict if there is none."""
+    copies = [
+        {key.removeprefix(prefix): value for key, value in state_dict.items() if str(key).startswith(prefix)}
+        for prefix in PREFIXES
+    ]
+    return [copy for copy in copies if copy] or [dict(state_dict)]
+
+
+def _equal(some: Mapping[str, Tensor], all_: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(value, all_[key]) for key, value in some.items())
 
 
 def _known(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
