@@ -7,14 +7,17 @@ interpolation between the logarithms of bt_i (nu = -1) and beta_i (nu = 1)  (equ
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from src.diffusion.gaussians import gaussian_kl, pixel_nll
+from src.diffusion.losses import denoising_error
 from src.errors import ConfigError
+
+PredictionType = Literal["epsilon", "sample", "v_prediction"]
 
 
 class Gaussian(NamedTuple):
@@ -34,11 +37,11 @@ class Prediction(NamedTuple):
 class DenoisingTerms(NamedTuple):
     """Terms of the loss, per sample."""
 
-    simple: Float[Tensor, " b"]  # mean of (eps - eps')^2
+    simple: Float[Tensor, " b"]  # mean of (eps - eps')^2, or of `denoising_error` for other predictions
     vlb: (
         Float[Tensor, " b"] | None
     )  # variational bound in bits per dimension, for the variance only; None if it is fixed
-    noise_error: Float[Tensor, "b c h w"]  # (eps - eps')^2, for losses within a region
+    error: Float[Tensor, "b c h w"]  # that square per pixel, for losses within a region
 
 
 def cosine_betas(n_timesteps: int) -> Float[Tensor, " t"]:
@@ -63,6 +66,9 @@ class LearnedRangeDiffusion(nn.Module):
 
     Args:
         n_timesteps: T.
+        prediction_type: what the network predicts beside nu: `epsilon` as the original, `sample` (x_0) or `v_prediction`.
+        min_snr_gamma: limit of the weights of the simple loss, see `src.diffusion.losses`; None as the original.
+        snr_floor: idem.
         betas: other betas than the cosine schedule's.
         timesteps: the original time step of each beta; None: 0..T-1.
 
@@ -84,12 +90,21 @@ class LearnedRangeDiffusion(nn.Module):
     def __init__(
         self,
         n_timesteps: int = 1000,
+        prediction_type: PredictionType = "epsilon",
+        min_snr_gamma: float | None = None,
+        snr_floor: float | None = None,
         betas: Float[Tensor, " t"] | None = None,
         timesteps: Int64[Tensor, " t"] | None = None,
     ) -> None:
         super().__init__()
         if n_timesteps < 2:
             raise ConfigError(f"n_timesteps={n_timesteps}: a diffusion process has at least 2 time steps.")
+        if prediction_type not in get_args(PredictionType):
+            raise ConfigError(
+                f"prediction_type={prediction_type}: choose one of {', '.join(get_args(PredictionType))}."
+            )
+        self.prediction_type: PredictionType = prediction_type
+        self.loss_limits = (min_snr_gamma, snr_floor)
         betas = cosine_betas(n_timesteps) if betas is None else betas.float().cpu()
         for name, table in _tables(betas).items():
             self.register_buffer(name, table, persistent=False)
@@ -129,7 +144,9 @@ class LearnedRangeDiffusion(nn.Module):
                 f"steps={steps} is too few for the ancestral sampler with {len(self)} time steps, whose last step would erase the frame: "
                 f"take at least {self._fewest_steps()}, or another sampler such as ddim."
             )
-        other = LearnedRangeDiffusion(betas=betas, timesteps=self.timesteps.cpu()[kept])
+        other = LearnedRangeDiffusion(
+            len(self), self.prediction_type, *self.loss_limits, betas=betas, timesteps=self.timesteps.cpu()[kept]
+        )
         return other.to(self.betas.device)
 
     def _fewest_steps(self) -> int:
@@ -168,20 +185,30 @@ class LearnedRangeDiffusion(nn.Module):
             log variance = v log beta_i + (1 - v) log bt_i,   v = (nu + 1) / 2;   log beta_i where there is no nu
 
         Args:
-            output: eps, or eps and nu on the channels.
+            output: eps (or what `prediction_type` says), or that and nu on the channels.
             noisy: x_i.
             i: positions.
         """
         noisy = noisy.float()
-        noise, nu = _split(output.float(), noisy.shape[1])
-        clean = self.at(self.clean_from_noisy, i) * noisy - self.at(self.clean_from_noise, i) * noise
-        clean = clean.clamp(-1, 1)
+        predicted, nu = _split(output.float(), noisy.shape[1])
+        clean = self._clean(predicted, noisy, i).clamp(-1, 1)
         mean, lower = self.posterior(clean, noisy, i)
         upper = self.at(self.log_betas, i).expand_as(noisy)
         if nu is None:
             return Prediction(clean, Gaussian(mean, upper))
         v = (nu + 1) / 2
         return Prediction(clean, Gaussian(mean, v * upper + (1 - v) * lower))
+
+    def _clean(
+        self, predicted: Float[Tensor, "b c h w"], noisy: Float[Tensor, "b c h w"], i: Int64[Tensor, " b"]
+    ) -> Float[Tensor, "b c h w"]:
+        """x_0 by what the network predicts."""
+        if self.prediction_type == "epsilon":
+            return self.at(self.clean_from_noisy, i) * noisy - self.at(self.clean_from_noise, i) * predicted
+        if self.prediction_type == "sample":
+            return predicted
+        ab = self.at(self.alphas_cumprod, i)
+        return ab.sqrt() * noisy - (1 - ab).sqrt() * predicted
 
     def terms(
         self,
@@ -204,7 +231,8 @@ class LearnedRangeDiffusion(nn.Module):
         """
         output = output.float()
         predicted, nu = _split(output, clean.shape[1])
-        error = (noise - predicted).square()
+        limits = self.loss_limits
+        error = denoising_error(predicted, clean, noise, self.alphas_cumprod[i], self.prediction_type, *limits)
         if nu is None:
             return DenoisingTerms(error.mean(dim=(1, 2, 3)), None, error)
         vlb = self.vlb(torch.cat([predicted.detach(), nu], dim=1), clean, noisy, i)

@@ -54,7 +54,7 @@ class FrameSampler:
             return
         kept = solver_positions(diffusion, self.steps)
         self.timesteps = diffusion.timesteps[kept]
-        schedule: Any = _schedule(diffusion.alphas_cumprod[kept])
+        schedule: Any = _schedule(diffusion.alphas_cumprod[kept], diffusion.prediction_type)
         self.scheduler = sampler_for(schedule, sampler)
         self._check_positions()
 
@@ -91,11 +91,11 @@ class FrameSampler:
             return ancestral(denoiser, noise, self.diffusion, generators, step_noise, callback)
         timesteps = self.timesteps.to(noise.device)
 
-        def predicted_noise(x: Float[Tensor, "b c h w"], position: Shaped[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        def prediction(x: Float[Tensor, "b c h w"], position: Shaped[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
             return denoiser(x, timesteps[position.long()])[:, : x.shape[1]]
 
         frames = sample(
-            predicted_noise,
+            prediction,
             noise,
             self.scheduler,
             self.steps,
@@ -163,11 +163,12 @@ def solver_positions(diffusion: LearnedRangeDiffusion, steps: int) -> Int64[Tens
     return ((nearest - order).cummax(dim=0).values + order).minimum(len(ab) - steps + order)
 
 
-def _schedule(alphas_cumprod: Float[Tensor, " t"]) -> DDIMScheduler:
+def _schedule(alphas_cumprod: Float[Tensor, " t"], prediction_type: str) -> DDIMScheduler:
     """A schedule of diffusers with exactly these noise levels, so that its time steps are positions among them.
 
     Solvers of diffusers assume time steps at equal distances; handing them only the levels that are used makes every choice exact.
     """
     ab = alphas_cumprod.cpu().double()
     betas = 1 - ab / torch.cat([torch.ones(1, dtype=torch.float64), ab[:-1]])
-    return DDIMScheduler(num_train_timesteps=len(ab), trained_betas=betas.tolist(), timestep_spacing="trailing")
+    settings: dict[str, Any] = {"prediction_type": prediction_type, "timestep_spacing": "trailing"}
+    return DDIMScheduler(num_train_timesteps=len(ab), trained_betas=betas.tolist(), **settings)

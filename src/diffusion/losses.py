@@ -7,20 +7,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def denoising_loss(
+def denoising_error(
     output: Float[Tensor, "b *shape"],
     clean: Float[Tensor, "b *shape"],
     noise: Float[Tensor, "b *shape"],
     alphas_cumprod: Float[Tensor, " b"],
     prediction_type: str,
     min_snr_gamma: float | None = None,
-) -> Float[Tensor, ""]:
-    """Mean squared error of the network's output over all elements, in float32.
+    snr_floor: float | None = None,
+) -> Float[Tensor, "b *shape"]:
+    """Weighted squared error of the network's output, per element, in float32.
 
     prediction_type   target                                    weight
     epsilon           eps                                       1              (L_simple, equation 14 of arXiv:2006.11239)
     sample            x_0                                       ab/(1-ab)      (the same loss, seen from x_0)
     v_prediction      sqrt(ab) eps - sqrt(1-ab) x_0             1              (arXiv:2202.00512, appendix D)
+
+    With `min_snr_gamma` or `snr_floor` the error of x_0 weighs ab/(1-ab) within these limits, whatever the network predicts. Equal limits
+    of 1 with `sample` are the plain error of x_0.
 
     Args:
         output: of the network.
@@ -28,13 +32,17 @@ def denoising_loss(
         noise: eps.
         alphas_cumprod: ab at each sample's time step.
         prediction_type: as diffusers' schedulers name it.
-        min_snr_gamma: limit of the weight of the error of x_0, min(ab/(1-ab), gamma), which keeps the almost clean time steps from
-            ruling the training (Min-SNR, equation 8 of arXiv:2303.09556, gamma 5 there); None: the weights above.
+        min_snr_gamma: upper limit, which keeps the almost clean time steps from ruling the training (Min-SNR, equation 8 of
+            arXiv:2303.09556, 5 there); None: no limit.
+        snr_floor: lower limit, which keeps time steps of almost pure noise, where only the condition tells anything, from counting for
+            nothing (truncated SNR, section 4 of arXiv:2202.00512, 1 there); None: no limit.
     """
     output = output.float()
     ab = alphas_cumprod.reshape(-1, *[1] * (clean.ndim - 1)).float()
     snr = ab / (1 - ab)
-    limited = None if min_snr_gamma is None else snr.clamp(max=min_snr_gamma)  # weight of the error of x_0
+    limited = None
+    if min_snr_gamma is not None or snr_floor is not None:
+        limited = snr.clamp(min=snr_floor, max=min_snr_gamma)  # weight of the error of x_0
     if prediction_type == "epsilon":
         weight, error = 1.0 if limited is None else limited / snr, output - noise
     elif prediction_type == "sample":
@@ -46,4 +54,18 @@ def denoising_loss(
         )
     else:
         raise ValueError(f"prediction_type={prediction_type!r}: choose epsilon, sample or v_prediction")
-    return (weight * error.square()).mean()
+    return weight * error.square()
+
+
+def denoising_loss(
+    output: Float[Tensor, "b *shape"],
+    clean: Float[Tensor, "b *shape"],
+    noise: Float[Tensor, "b *shape"],
+    alphas_cumprod: Float[Tensor, " b"],
+    prediction_type: str,
+    min_snr_gamma: float | None = None,
+    snr_floor: float | None = None,
+) -> Float[Tensor, ""]:
+    """Mean of `denoising_error` over all elements."""
+    limits = (min_snr_gamma, snr_floor)
+    return denoising_error(output, clean, noise, alphas_cumprod, prediction_type, *limits).mean()

@@ -199,6 +199,28 @@ class MeanFaceAlignment:
         return (sums[frames + reach + 1] - sums[frames - reach]) / (2 * reach + 1)[:, None, None]
 
 
+class ResizedAlignment:
+    """Another alignment's crop at another size.
+
+    Args:
+        alignment: decides what the crop shows.
+        size: side, or (height, width), of the resized crop.
+    """
+
+    def __init__(self, alignment: Alignment, size: int | Sequence[int]) -> None:
+        height, width = (size, size) if isinstance(size, int) else size
+        self.alignment = alignment
+        self.size = (height, width)
+
+    def fit(self, landmarks: Float[np.ndarray, "t n d"], frame_size: tuple[int, int]) -> Float[np.ndarray, "t 3 3"]:
+        """Frame pixels -> pixels of the resized crop; see `Alignment.fit`."""
+        height, width = self.alignment.size
+        scale = np.array([self.size[1] / width, self.size[0] / height])
+        resize = np.diag([*scale, 1.0])
+        resize[:2, 2] = (scale - 1) / 2  # pixel centres lie at integers
+        return resize @ self.alignment.fit(landmarks, frame_size)
+
+
 class SquareCropAlignment:
     """An unrotated square around the face that follows the head slowly and never trembles.
 

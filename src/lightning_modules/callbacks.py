@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,18 +21,16 @@ from src.media import atomic_path, write_image
 
 log = logging.getLogger(__name__)
 
-Pictures = Mapping[str, UInt8[Tensor, "b 3 h w"]]
-
 
 @runtime_checkable
 class Previewable(Protocol):
     """A DataModule that has fixed conditions to look at."""
 
-    def preview(self, n_samples: int) -> Pictures:
+    def preview(self, n_samples: int) -> Mapping[str, Tensor]:
         """A few validation samples that never change."""
         ...
 
-    def preview_video(self, n_frames: int) -> Pictures:
+    def preview_video(self, n_frames: int) -> Mapping[str, Tensor]:
         """Consecutive frames of a validation clip."""
         ...
 
@@ -51,7 +49,7 @@ class LogSamples(Callback):
         fps: of the moving picture.
         seed: of the noise: the same in every epoch.
         folder: where the pictures are also written, `samples-<step>.png` and `video-<step>.gif`; None: nowhere.
-        options: of the module's `sample`, e.g. steps.
+        options: of the module's `sample` and `sample_video`, e.g. steps.
     """
 
     def __init__(
@@ -82,10 +80,11 @@ class LogSamples(Callback):
             assert isinstance(datamodule, Previewable), (
                 "LogSamples needs a DataModule with preview() and preview_video()"
             )
-            self._show_grid(trainer, self._columns(trainer, pl_module, datamodule.preview(self.n_samples)))
+            module: Any = pl_module
+            self._show_grid(trainer, self._columns(trainer, module.sample, datamodule.preview(self.n_samples)))
             if self.n_frames:
-                columns = self._columns(trainer, pl_module, datamodule.preview_video(self.n_frames), noise="same")
-                self._show_video(trainer, columns)
+                conditions = datamodule.preview_video(self.n_frames)
+                self._show_video(trainer, self._columns(trainer, module.sample_video, conditions))
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         if trainer.sanity_checking:
@@ -94,15 +93,18 @@ class LogSamples(Callback):
         return last or trainer.current_epoch % self.every_n_epochs == 0
 
     def _columns(
-        self, trainer: pl.Trainer, module: Any, batch: Pictures, **options: Any
+        self, trainer: pl.Trainer, sample: Callable[..., Tensor], conditions: Mapping[str, Tensor]
     ) -> UInt8[np.ndarray, "b h columns_w 3"]:
-        """The batch's pictures side by side, the generated one last."""
-        batch = {key: value.to(module.device) for key, value in batch.items() if value.ndim == 4}
+        """The pictures among the conditions side by side, the generated one last."""
+        device = trainer.strategy.root_device
+        conditions = {key: value.to(device) for key, value in conditions.items()}
         generator = torch.Generator().manual_seed(self.seed)
         with trainer.precision_plugin.forward_context():
-            generated = module.sample(batch, generator, **{**options, **self.options})
-        pictures = torch.cat([*batch.values(), to_uint8(to_unit(generated))], dim=3)
-        return pictures.permute(0, 2, 3, 1).cpu().numpy()
+            generated = to_uint8(to_unit(sample(conditions, generator, **self.options)))
+        known = [
+            value for value in conditions.values() if value.dtype == torch.uint8 and value.shape == generated.shape
+        ]
+        return torch.cat([*known, generated], dim=3).permute(0, 2, 3, 1).cpu().numpy()
 
     def _show_grid(self, trainer: pl.Trainer, rows: UInt8[np.ndarray, "b h w 3"]) -> None:
         grid = rows.reshape(-1, *rows.shape[2:])

@@ -4,7 +4,7 @@ Symbols: x_0 clean target frame, eps noise, t time step, x_t noisy frame, c cond
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,7 +19,8 @@ from src.diffusion.losses import denoising_loss
 from src.diffusion.noise import FrameNoise, NoiseMode, generators_from, randn_each
 from src.diffusion.pixels import to_signed, to_unit
 from src.diffusion.sampling import Scheduler, SchedulerFactory, StepCallback, sample, sampler_for
-from src.errors import ConfigError
+from src.lightning_modules.optimization import OptimizerFactory, optimize
+from src.lightning_modules.optimization import SchedulerFactory as LRSchedulerFactory
 from src.lightning_modules.randomness import StepRandomness, seed_of
 from src.metrics.images import PSNR, SSIM
 from src.nn.landmark_driven import LandmarkDrivenUNet
@@ -48,7 +49,8 @@ class LandmarkDriven(pl.LightningModule):
         noise_schedule: one of diffusers' schedulers: betas, prediction type and the sampler that the original uses (DDIM).
         optimizer: partial, called with the parameters; only training needs it.
         lr_scheduler: partial, called with `optimizer` and `num_training_steps` (optimiser steps); stepped after every optimiser step.
-        min_snr_gamma: limit of the loss weight, see `src.diffusion.losses`; None: the original's weights.
+        min_snr_gamma: upper limit of the loss weight, see `src.diffusion.losses`; None: the original's weights.
+        snr_floor: lower limit, see there.
         sampler: for sampling during validation, see `src.diffusion.sampling.sampler_for`; None: `noise_schedule` itself.
         sample_steps: of that sampler.
         eval_every_n_epochs: epochs between two evaluations of SSIM and PSNR, starting with the first; 0: never.
@@ -60,10 +62,11 @@ class LandmarkDriven(pl.LightningModule):
         self,
         net: LandmarkDrivenUNet,
         noise_schedule: Scheduler,
-        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
-        lr_scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
+        optimizer: OptimizerFactory | None = None,
+        lr_scheduler: LRSchedulerFactory | None = None,
         *,
         min_snr_gamma: float | None = None,
+        snr_floor: float | None = None,
         sampler: str | SchedulerFactory | None = None,
         sample_steps: int = 50,
         eval_every_n_epochs: int = 5,
@@ -75,7 +78,7 @@ class LandmarkDriven(pl.LightningModule):
         self.noise_schedule = noise_schedule
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        self.min_snr_gamma = min_snr_gamma
+        self.loss_limits = (min_snr_gamma, snr_floor)
         self.sampler = sampler
         self.sample_steps = sample_steps
         self.eval_every_n_epochs = eval_every_n_epochs
@@ -108,7 +111,7 @@ class LandmarkDriven(pl.LightningModule):
         prediction = self(noisy, condition, timestep)
         alphas_cumprod = self.noise_schedule.alphas_cumprod.to(clean.device)[timestep]
         prediction_type = self.noise_schedule.config.prediction_type
-        return denoising_loss(prediction, clean, noise, alphas_cumprod, prediction_type, self.min_snr_gamma)
+        return denoising_loss(prediction, clean, noise, alphas_cumprod, prediction_type, *self.loss_limits)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """Loss at random time steps, uniform over the noise levels."""
@@ -204,16 +207,12 @@ class LandmarkDriven(pl.LightningModule):
         start, generators = FrameNoise((3, *condition.shape[-2:]), generator, noise).draw(len(condition))
         return self.denoise(condition, start.to(condition.device), generators=generators, **options)
 
+    def sample_video(
+        self, conditions: Mapping[str, UInt8[Tensor, "t 3 h w"]], generator: torch.Generator, **options: Any
+    ) -> Float[Tensor, "t 3 h w"]:
+        """`sample` for consecutive frames: with the same noise for all, which is steadier."""
+        return self.sample(conditions, generator, noise="same", **options)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, and the learning-rate schedule over all optimiser steps of the run."""
-        if self.optimizer is None:
-            raise ConfigError("model.optimizer has no value: training needs an optimiser, e.g. torch.optim.AdamW.")
-        optimizer: Any = self.optimizer(self.parameters())
-        # Fused optimisers undo the loss scaling of half precision inside their step, too late for clipping, and Lightning refuses them even
-        # where nothing is scaled (bfloat16). Without this mark it is undone before, as for any other optimiser.
-        optimizer._step_supports_amp_scaling = False
-        if self.lr_scheduler is None:
-            return optimizer
-        total = self.trainer.estimated_stepping_batches
-        scheduler = self.lr_scheduler(optimizer=optimizer, num_training_steps=total)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return optimize(self, self.optimizer, self.lr_scheduler)

@@ -42,9 +42,10 @@ def test_an_unknown_prediction_type_is_refused():
         denoising_loss(estimate, clean, noise, ab, "score")
 
 
+@pytest.mark.parametrize("limits", [(5.0, None), (None, 1.0), (5.0, 1.0), (1.0, 1.0)])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
-def test_min_snr_limits_the_weight_of_the_error_of_x_0(prediction_type):
-    """Whatever the network predicts, the error of x_0 that follows from it weighs min(snr, gamma)  (arXiv:2303.09556, section 3.4)."""
+def test_limits_hold_for_the_weight_of_the_error_of_x_0(prediction_type, limits):
+    """Whatever the network predicts, the error of x_0 that follows from it weighs snr in these limits  (arXiv:2303.09556, section 3.4)."""
     torch.manual_seed(0)
     ab = torch.tensor([0.999, 0.7, 0.05])
     clean, noise, x_0 = torch.randn(3, 3, 2, 4, 4).unbind(1)
@@ -52,8 +53,8 @@ def test_min_snr_limits_the_weight_of_the_error_of_x_0(prediction_type):
     noisy = a * clean + b * noise
     eps = (noisy - a * x_0) / b
     output = {"epsilon": eps, "sample": x_0, "v_prediction": a * eps - b * x_0}[prediction_type]
-    weight = (ab / (1 - ab)).clamp(max=5.0).reshape(-1, 1, 1, 1)
+    weight = (ab / (1 - ab)).clamp(min=limits[1], max=limits[0]).reshape(-1, 1, 1, 1)
     expected = (weight * (x_0 - clean).square()).mean()
     torch.testing.assert_close(
-        denoising_loss(output, clean, noise, ab, prediction_type, 5.0), expected, rtol=1e-3, atol=0
+        denoising_loss(output, clean, noise, ab, prediction_type, *limits), expected, rtol=1e-3, atol=0
     )

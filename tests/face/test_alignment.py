@@ -11,6 +11,7 @@ from src.cli import CONF_DIR
 from src.errors import FaceError
 from src.face.alignment import (
     MeanFaceAlignment,
+    ResizedAlignment,
     SquareCropAlignment,
     TemplateAlignment,
     feature_means,
@@ -287,3 +288,14 @@ def test_the_simplified_points_used_are_eyes_and_nose():
     points[20:36], points[36:52], points[128:135] = [1, 2], [3, 4], [5, 6]
     assert feature_means(points).tolist() == [[1, 2], [3, 4], [5, 6]]
     assert SIMPLIFIED[20] == 33
+
+
+def test_a_resized_alignment_shows_the_same_crop():
+    landmarks = np.random.default_rng(0).uniform(60, 140, (5, 478, 3))
+    base = SquareCropAlignment(64)
+    resized = ResizedAlignment(base, (32, 128))
+    assert resized.size == (32, 128)
+    frame_corners = np.array([[-0.5, -0.5], [199.5, 149.5]])
+    at_base = transform_points(np.broadcast_to(frame_corners, (5, 2, 2)), base.fit(landmarks, (150, 200)))
+    at_resized = transform_points(np.broadcast_to(frame_corners, (5, 2, 2)), resized.fit(landmarks, (150, 200)))
+    np.testing.assert_allclose((at_resized + 0.5) / [2.0, 0.5], at_base + 0.5, atol=1e-9)
