@@ -17,5 +17,6 @@ def attend_by_head(qkv: Float[Tensor, "b channels n"], heads: int) -> Float[Tens
         qkv: 3 c channels of n tokens; c is a multiple of `heads`.
         heads: attention heads of c / heads channels each.
     """
-    q, k, v = rearrange(qkv, "b (head part c) n -> part b head n c", head=heads, part=3)
+    parts = rearrange(qkv, "b (head part c) n -> part b head n c", head=heads, part=3)
+    q, k, v = parts.contiguous()  # the fused kernels want the channels of a token side by side
     return rearrange(scaled_dot_product_attention(q, k, v), "b head n c -> b (head c) n")
