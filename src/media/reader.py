@@ -1,5 +1,6 @@
 """Reading frames: by index or as a stream, upright, at any rate and size."""
 
+import gc
 import logging
 import os
 import weakref
@@ -115,7 +116,11 @@ _inherited: list[Decoder | None] = []
 
 
 def _forget_decoders() -> None:
-    """A forked child has the parent's decoders without their threads: it opens its own, and never frees the inherited ones."""
+    """A forked child has the parent's decoders without their threads: it opens its own, and never frees the inherited ones.
+
+    Nor any other object of FFmpeg that was garbage in the parent and not yet collected: freeing one would wait for its threads for ever.
+    """
+    gc.freeze()
     for reader in _readers:
         _inherited.append(reader._decoder)
         reader._decoder = None

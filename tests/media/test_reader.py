@@ -1,3 +1,4 @@
+import gc
 import multiprocessing
 import pickle
 import sys
@@ -252,6 +253,31 @@ def test_a_used_reader_works_in_a_forked_worker(tmp_path, backend):
     assert worker.exitcode == 0
     assert queue.get() == [2, 2]
     assert numbers_of(reader.read([6, 307])) == [6, 7]
+
+
+class _Cycle:
+    """Garbage that only the collector finds, holding a frame with the threads that convert its colours."""
+
+    def __init__(self) -> None:
+        self.me = self
+        self.frame = av.VideoFrame(640, 640, "rgb24")
+        self.frame.reformat(format="yuv420p", threads=4)
+
+
+def test_a_forked_worker_does_not_free_ffmpeg_objects_that_were_garbage_in_its_parent():
+    gc.collect()
+    gc.disable()
+    try:
+        _Cycle()
+        worker = multiprocessing.get_context("fork").Process(target=gc.collect)
+        worker.start()
+        worker.join(15)
+        worker.kill()
+        worker.join()
+        assert worker.exitcode == 0
+    finally:
+        gc.enable()
+    gc.collect()
 
 
 def _resident_megabytes() -> float:
