@@ -15,10 +15,8 @@ N_FFT = 512
 WINDOW = 400  # samples, 25 ms
 BLOCK = 1500  # frames at a time: memory, not the result
 FLOOR = -80.0  # decibels; quieter is silence
-CENTRE, SPREAD = (
-    -45.0,
-    20.0,
-)  # decibels; of speech at ordinary levels the mean and the standard deviation become about 0 and 1
+# Decibels; speech at ordinary levels gets a mean of about 0 and a standard deviation a little below 1.
+CENTRE, SPREAD = -50.0, 20.0
 
 
 class LogMel(SpeechFeatures):
@@ -38,8 +36,8 @@ class LogMel(SpeechFeatures):
         super().__init__(name)
         if hops < 1 or SAMPLES_PER_FRAME % hops or SAMPLES_PER_FRAME // hops > WINDOW:
             raise ConfigError(f"features.hops={hops}: give 2, 4, 5, 8 or another divisor of {SAMPLES_PER_FRAME}.")
-        if not 1 <= n_mels <= 100:
-            raise ConfigError(f"features.n_mels={n_mels}: give 1 to 100 bands; narrower ones would be empty.")
+        if not 1 <= n_mels <= 128:
+            raise ConfigError(f"features.n_mels={n_mels}: give 1 to 128 bands; narrower ones would be empty.")
         self.n_mels = n_mels
         self.hops = hops
 

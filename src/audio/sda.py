@@ -3,6 +3,7 @@
 import codecs
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from scipy.signal import resample
 from torch import Tensor
 
+from src.adapters.inert import Inert, StoredTensor, TorchArchive, module_tensors
 from src.adapters.sda_audio_encoder import from_official
 from src.audio.devices import choose_device
 from src.audio.features import FPS, SAMPLE_RATE, SpeechFeatures
@@ -55,10 +57,11 @@ class SDAFeatures(SpeechFeatures):
     divided into blocks.
 
     Args:
-        checkpoint: a `.dat` file of Speech-Driven Animation, or the encoder's state dict (`.pt`, `.pth`, `.safetensors`).
+        checkpoint: a `.dat` file of Speech-Driven Animation, the encoder's state dict (`.pt`, `.pth`, `.safetensors`), or a TorchScript
+            archive, of which the weights are read (Diffused Heads' `audio_encoder.pt`).
         name: of the folder in a clip store.
         device: where to compute; None: a GPU where there is one.
-        network: arguments of `SDAAudioEncoder` that differ from the published encoder's; those that the file states go first.
+        network: arguments of `SDAAudioEncoder` that differ from the published encoder's; those that a `.dat` file states go first.
     """
 
     def __init__(
@@ -108,19 +111,18 @@ def load_sda_encoder(path: Path, **network: Any) -> SDAAudioEncoder:
     """The encoder of a checkpoint, ready to be used.
 
     Args:
-        path: a `.dat` file of Speech-Driven Animation, or the encoder's state dict.
+        path: see `SDAFeatures`.
         network: arguments of `SDAAudioEncoder`; what the file states goes first.
 
     Raises:
         CheckpointError: the file is missing, damaged, refused for safety, or of another network.
     """
-    content = _read(require_checkpoint(path))
+    content, state_dict = _read(require_checkpoint(path))
     found = {ours: content[theirs] for theirs, ours in SETTINGS.items() if isinstance(content.get(theirs), int | float)}
-    state_dict = content["encoder"] if isinstance(content.get("encoder"), Mapping) else content
     arguments = {**network, **found}
     try:
         encoder = SDAAudioEncoder(**_whole_numbers(arguments))
-        encoder.load_state_dict(from_official(_tensors(state_dict)), strict=True)
+        encoder.load_state_dict(from_official(_of_encoder(state_dict, path)), strict=True)
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"{path} does not fit the encoder that {arguments or 'the published settings'} describe: set features.network to its settings."
@@ -132,17 +134,19 @@ def require_checkpoint(path: Path) -> Path:
     """`path`, or a CheckpointError that says what to do."""
     if not path.is_file():
         raise CheckpointError(
-            f"{path}: there is no such audio encoder; download a .dat file of Speech-Driven Animation "
-            "(github.com/DinoMan/speech-driven-animation) and set features.checkpoint=FILE."
+            f"{path}: there is no such audio encoder; download Diffused Heads' audio_encoder.pt or a .dat file of "
+            "Speech-Driven Animation (docs/data.md says where) and set features.checkpoint=FILE."
         )
     return path
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Tensors and plain values of a checkpoint; nothing that could run code is unpickled."""
+def _read(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+    """What a `.dat` file states beside the weights, and all tensors of the encoder; no code of the file is run."""
     try:
         if path.suffix == ".safetensors":
-            return dict(load_file(path))
+            return {}, load_file(path)
+        if zipfile.is_zipfile(path):
+            return _read_archive(TorchArchive(path))
         with torch.serialization.safe_globals(_ARRAY_TYPES):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -150,18 +154,31 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} holds more than tensors, arrays and plain values and was refused for safety; save its state dict alone."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or neither a state dict nor a .dat file (TorchScript archives are not read); copy or download it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path} holds a {type(content).__name__}, not a state dict; give the audio encoder's file."
-        )
-    return content
+        raise CheckpointError(f"{path} is damaged or no PyTorch file; copy or download it again.") from error
+    content = content if isinstance(content, dict) else {}
+    encoder = content.get("encoder", content)
+    return content, {key: value for key, value in encoder.items() if isinstance(value, Tensor)}
 
 
-def _tensors(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {key: value for key, value in state_dict.items() if isinstance(value, Tensor)}
+def _read_archive(archive: TorchArchive) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+    """As `_read`, from a file of `torch.save` or a TorchScript archive."""
+    content = archive.content
+    if isinstance(content, Inert):
+        return {}, archive.load_tensors(dict(module_tensors(content)))
+    content = content if isinstance(content, dict) else {}
+    encoder = content.get("encoder", content)
+    tensors = {key: value for key, value in encoder.items() if isinstance(value, StoredTensor)}
+    return content, archive.load_tensors(tensors)
+
+
+def _of_encoder(state_dict: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The encoder's tensors under their original names, whatever module they lie in."""
+    first = "encoder.cl.0.weight"
+    prefix = next((key.removesuffix(first) for key in state_dict if key.endswith(first)), None)
+    if prefix is None:
+        raise CheckpointError(f"{path} holds no audio encoder of Speech-Driven Animation ({first}); give another file.")
+    parts = (f"{prefix}encoder.", f"{prefix}rnn.")
+    return {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(parts)}
 
 
 def _whole_numbers(arguments: Mapping[str, Any]) -> dict[str, Any]:

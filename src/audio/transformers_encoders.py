@@ -16,7 +16,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from src.model_files import models_dir
 log = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """Sound of any length -> rows at the model's own rate."""
 
@@ -211,46 +212,65 @@ def _hidden_state(output: Any, layer: int) -> Float32[np.ndarray, "r d"]:
 def load_pretrained(model: str, revision: str | None = None, local_files_only: bool = False) -> tuple[Any, Any]:
     """The model and its feature extractor; weights are read from safetensors or as plain tensors, no code of the model's is run.
 
+    A model that was downloaded before is taken from the cache without asking the network.
+
     Raises:
         FeatureError: it is neither a local folder nor in the cache nor to be had from the hub, or it is damaged.
     """
+    folder = _local_folder(model)
+    if folder is None and (Path(model).is_absolute() or model.startswith((".", "~"))):
+        raise FeatureError(f"features.model={model}: there is no such folder with a model's config.json.")
+    error: Exception | None = None
+    for offline in (True,) if folder or local_files_only else (True, False):
+        try:
+            with _quiet_libraries():
+                return _load(str(folder or model), revision=revision or "main", local_files_only=offline)
+        except (OSError, ValueError, KeyError, RuntimeError) as failure:
+            log.debug("loading %s failed", model, exc_info=True)
+            error = failure
+    if folder:
+        raise FeatureError(
+            f"The speech encoder in {folder} cannot be loaded ({_reason(error)}); copy or download it again."
+        ) from error
+    raise FeatureError(
+        f"The speech encoder {model} is not on this machine"
+        + ("" if local_files_only else ", and the Hugging Face hub has no such model or cannot be reached")
+        + f": download it where there is a network with `hf download {model} --local-dir {models_dir() / Path(model).name}`, "
+        "copy that folder here, or correct features.model=."
+    ) from error
+
+
+def _load(place: str, **options: Any) -> tuple[Any, Any]:
     from transformers import AutoFeatureExtractor, AutoModel  # here: the library takes seconds to import
 
-    place = _local_folder(model)
-    options = {"revision": revision or "main", "local_files_only": local_files_only, "trust_remote_code": False}
-    try:
-        with _quiet_transformers():
-            processor = AutoFeatureExtractor.from_pretrained(place, **options)
-            return AutoModel.from_pretrained(place, weights_only=True, **options), processor
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        log.debug("loading %s failed", place, exc_info=True)
-        raise FeatureError(
-            f"The speech encoder {model} cannot be loaded ({_reason(error)}): check features.model=, or download it with "
-            f"`hf download {model} --local-dir {models_dir() / Path(model).name}` and copy that folder here."
-        ) from error
+    processor = AutoFeatureExtractor.from_pretrained(place, trust_remote_code=False, **options)
+    return AutoModel.from_pretrained(place, trust_remote_code=False, weights_only=True, **options), processor
 
 
-def _local_folder(model: str) -> str:
-    """A folder of that name, here or in the models folder; else the id as it is."""
+def _local_folder(model: str) -> Path | None:
+    """The folder of that name, here or in the models folder."""
     candidates = (Path(model).expanduser(), models_dir() / model, models_dir() / Path(model).name)
-    return next((str(folder) for folder in candidates if (folder / "config.json").is_file()), model)
+    return next((folder for folder in candidates if (folder / "config.json").is_file()), None)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception | None) -> str:
     """First line of what the library says."""
     return str(error).strip().split("\n")[0].rstrip(". ")[:200] or type(error).__name__
 
 
 @contextmanager
-def _quiet_transformers() -> Generator[None]:
-    """Without progress bars of files and lists of weights that the encoder does not need (those of other tasks)."""
+def _quiet_libraries() -> Generator[None]:
+    """Without bars, without the list of weights that the encoder does not need, without a line for every retry."""
+    from huggingface_hub.utils import logging as hub
     from transformers.utils import logging as library
 
-    verbosity = library.get_verbosity()
+    before = library.get_verbosity(), hub.get_verbosity()
     library.set_verbosity_error()
+    hub.set_verbosity_error()
     library.disable_progress_bar()
     try:
         yield
     finally:
-        library.set_verbosity(verbosity)
+        library.set_verbosity(before[0])
+        hub.set_verbosity(before[1])
         library.enable_progress_bar()

@@ -14,9 +14,12 @@ def frame_windows(
     Window i holds the samples from `hop * i - floor((length - hop) / 2)` on; samples after the last whole frame make no window of
     their own. (Diffused Heads' demo: 3200 samples, 640 apart.)
     """
-    outside = max(0, length - hop)
+    n_windows = len(samples) // hop
+    if n_windows == 0:
+        return np.zeros((0, length), np.float32)
+    outside = length - hop
     padded = np.pad(samples, (outside // 2, outside - outside // 2))
-    return np.lib.stride_tricks.sliding_window_view(padded, length)[::hop][: len(samples) // hop]
+    return np.lib.stride_tricks.sliding_window_view(padded, length)[::hop][:n_windows]
 
 
 def window_hop(fps: float | int, rate: int) -> int:

@@ -73,6 +73,7 @@ def write_features(root: Path, features: Features, *, progress: bool = True) -> 
     result = Extraction(present=len(clips) - len(pending))
     if not pending:
         _require_settings(folder, features.settings)
+        log.info("%s: all %d clips have %s features: nothing to do.", root, len(clips), features.name)
         return result
     dim = features.dim  # loads the encoder: if that fails it is no clip's fault
     _require_settings(folder, features.settings)
