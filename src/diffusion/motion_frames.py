@@ -51,10 +51,10 @@ class MotionAugmentation:
         ValueError: a range that is not ascending or leaves what makes sense.
     """
 
-    motion_blur: Sequence[float] = (0.0, 0.0)
-    motion_noise: Sequence[float] = (0.0, 0.0)
-    motion_dropout: float = 0.0
-    identity_noise: Sequence[float] = (0.0, 0.0)
+    motion_blur: Sequence[float | int] = (0.0, 0.0)
+    motion_noise: Sequence[float | int] = (0.0, 0.0)
+    motion_dropout: float | int = 0.0
+    identity_noise: Sequence[float | int] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         largest = {"motion_blur": MAX_SIGMA, "motion_noise": 1.0, "identity_noise": 1.0}
@@ -94,7 +94,7 @@ class MotionAugmentation:
         )
 
     def _add_noise(
-        self, frames: Float[Tensor, "b *shape"], deviation: Sequence[float], generator: torch.Generator
+        self, frames: Float[Tensor, "b *shape"], deviation: Sequence[float | int], generator: torch.Generator
     ) -> Float[Tensor, "b *shape"]:
         if max(deviation) == 0:
             return frames
@@ -104,7 +104,7 @@ class MotionAugmentation:
 
     @staticmethod
     def _uniform(
-        frames: Float[Tensor, "b *shape"], ends: Sequence[float], generator: torch.Generator
+        frames: Float[Tensor, "b *shape"], ends: Sequence[float | int], generator: torch.Generator
     ) -> Float[Tensor, " b"]:
         """A number per sample between the ends."""
         unit = torch.rand(len(frames), generator=generator, device=frames.device, dtype=frames.dtype)
