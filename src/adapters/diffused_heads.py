@@ -7,7 +7,7 @@ crema_script.pt              TorchScript archive of the network alone
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 METHOD = "diffused_heads"
 PREFIXES = ("unet.", "diffusion.nn_backbone.")
-IN_CHANNELS, PUBLISHED_SIZE, PUBLISHED_MOTION_FRAMES = 3, 128, 2
+IN_CHANNELS, PUBLISHED_SIZE, PUBLISHED_MOTION_FRAMES, PUBLISHED_TIMESTEPS = 3, 128, 2, 1000
 
 # Hyper-parameters of the original's training that are arguments of `DiffusedHeadsUNet`, under the same names.
 ARGUMENTS = (
@@ -107,12 +107,18 @@ def load_official(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             hyper_parameters: dict[str, Any] = {}
         else:
             weights = _lightning_weights(archive)
-            hyper_parameters = plain(content.get("hyper_parameters", {}))
+            hyper_parameters = _plain_entries(content.get("hyper_parameters"))
     except RecursionError as error:
         raise CheckpointError(f"{path} is damaged: its content holds itself.") from error
     state_dict = from_official(weights)
-    arguments = arguments_of(weights) | _known(hyper_parameters)
-    return release_config(arguments, hyper_parameters), {f"net.{key}": value for key, value in state_dict.items()}
+    config = release_config(arguments_of(weights), hyper_parameters)
+    return config, {f"net.{key}": value for key, value in state_dict.items()}
+
+
+def _plain_entries(hyper_parameters: object) -> dict[str, Any]:
+    """The hyper-parameters as plain values; where they are of another form, the weights have to do."""
+    values = plain(hyper_parameters)
+    return values if isinstance(values, dict) else {}
 
 
 def _lightning_weights(archive: TorchArchive) -> dict[str, Tensor]:
@@ -148,24 +154,41 @@ def _equal(some: Mapping[str, Tensor], all_: Mapping[str, Tensor]) -> bool:
     return all(torch.equal(value, all_[key]) for key, value in some.items())
 
 
-def _known(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments of `DiffusedHeadsUNet` among the hyper-parameters of the original's training."""
-    return {key: hyper_parameters[key] for key in ARGUMENTS if key in hyper_parameters}
-
-
 def release_config(net: Mapping[str, Any], hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Configuration groups that rebuild model and pipeline around the network."""
-    return {
-        "model": {
-            "_target_": "src.lightning_modules.diffused_heads.DiffusedHeads",
-            "net": {"_target_": "src.nn.diffused_heads.DiffusedHeadsUNet", "_convert_": "all", **net},
-            "diffusion": {
-                "_target_": "src.diffusion.learned_range.LearnedRangeDiffusion",
-                "n_timesteps": hyper_parameters.get("n_timesteps", 1000),
-            },
+    """Configuration groups that rebuild model and pipeline around the network.
+
+    Args:
+        net: arguments of `DiffusedHeadsUNet`; those among the hyper-parameters go before them.
+        hyper_parameters: of the original's training, as `plain` gives them; may be empty.
+    """
+    model = {
+        "_target_": "src.lightning_modules.diffused_heads.DiffusedHeads",
+        "net": {
+            "_target_": "src.nn.diffused_heads.DiffusedHeadsUNet",
+            "_convert_": "all",
+            **net,
+            **_given(hyper_parameters, ARGUMENTS),
         },
-        "pipeline": {"_target_": "src.pipelines.diffused_heads.DiffusedHeadsPipeline"},
+        "diffusion": {
+            "_target_": "src.diffusion.learned_range.LearnedRangeDiffusion",
+            "n_timesteps": hyper_parameters.get("n_timesteps", PUBLISHED_TIMESTEPS),
+        },
+        "motion_blur": _blurs(hyper_parameters.get("motion_transforms")),
+        **_given(hyper_parameters, ("vlb_weight", "lip_weight")),
     }
+    return {"model": model, "pipeline": {"_target_": "src.pipelines.diffused_heads.DiffusedHeadsPipeline"}}
+
+
+def _given(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The named values that are there and plain."""
+    return {name: values[name] for name in names if name in values and not isinstance(values[name], Inert)}
+
+
+def _blurs(motion_transforms: object) -> bool:
+    """Whether the pickled transforms of the motion frames blur them."""
+    state = motion_transforms.state if isinstance(motion_transforms, Inert) else None
+    steps = state.get("transforms", ()) if isinstance(state, Mapping) else ()
+    return any(isinstance(step, Inert) and step.origin.endswith(".GaussianBlur") for step in steps)
 
 
 def arguments_of(weights: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -2,19 +2,24 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import hydra
 import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
-from torchvision.transforms import Compose, Grayscale
+from torchvision.transforms import Compose, GaussianBlur, Grayscale
 
 from src.adapters.diffused_heads import PREFIXES, arguments_of, from_official, load_official, to_official
-from src.checkpoint import load, load_published
+from src.checkpoint import check_targets, load, load_published
 from src.errors import CheckpointError
+from src.lightning_modules.diffused_heads import DiffusedHeads
 from src.nn.diffused_heads import DiffusedHeadsUNet
 
+ROOT = Path(__file__).resolve().parents[2]
 TINY = {
     "image_size": 16,
     "in_channels": 3,
@@ -107,7 +112,24 @@ def test_a_lightning_checkpoint_gives_weights_and_constructor_arguments(net, tmp
     arguments = {key: value for key, value in config["model"]["net"].items() if not key.startswith("_")}
     assert arguments == TINY
     assert config["model"]["diffusion"]["n_timesteps"] == 50
+    assert (config["model"]["vlb_weight"], config["model"]["lip_weight"]) == (1e-4, 0.2)
+    assert config["model"]["motion_blur"] is False
     assert json.loads(json.dumps(config)) == config
+
+
+def test_blurred_motion_frames_are_noticed(net, tmp_path):
+    transforms = {**TINY, "motion_transforms": Compose([GaussianBlur((5, 5), (2.0, 2.0)), Grayscale(1)])}
+    path = write_lightning(tmp_path / "x.ckpt", to_official(net.state_dict()), hyper_parameters=transforms)
+    assert load_official(path)[0]["model"]["motion_blur"] is True
+
+
+def test_the_release_configuration_rebuilds_the_model(net, tmp_path):
+    config, state_dict = load_official(write_lightning(tmp_path / "x.ckpt", to_official(net.state_dict())))
+    check_targets(config["model"])  # nothing in it may be refused as unsafe
+    model = hydra.utils.instantiate(config["model"])
+    assert isinstance(model, DiffusedHeads)
+    model.load_state_dict(state_dict, strict=True)
+    assert len(model.diffusion) == 50
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -225,3 +247,22 @@ def test_only_who_names_the_method_gets_the_original_form(net, tmp_path):
     checkpoint = load_published(path, "diffused_heads")
     assert checkpoint.method == "diffused_heads"
     assert_same_weights(checkpoint.state_dict, net)
+
+
+@pytest.mark.slow
+def test_the_command_turns_it_into_a_file_that_loads(net, tmp_path):
+    write_lightning(tmp_path / "crema.ckpt", to_official(net.state_dict()))
+    command = [
+        sys.executable,
+        str(ROOT / "tools" / "convert_checkpoint.py"),
+        "method=diffused_heads",
+        "ckpt=crema.ckpt",
+    ]
+    done = subprocess.run(
+        [*command, "out=dh.safetensors"], cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert done.returncode == 0
+    checkpoint = load(tmp_path / "dh.safetensors")
+    assert checkpoint.method == "diffused_heads"
+    assert_same_weights(checkpoint.state_dict, net)
+    assert checkpoint.config == load_official(tmp_path / "crema.ckpt")[0]
