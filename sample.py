@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command, exit_with, require_file
-from src.errors import ConfigError, VisemeError
+from src.errors import ConfigError, MediaError, VisemeError
 
 log = logging.getLogger(__name__)
 
@@ -27,21 +27,38 @@ def main(cfg: DictConfig) -> None:
     from src.checkpoint import load
     from src.media import Provenance
     from src.pipelines.loading import load_pipeline
+    from src.pipelines.many import generate, read_jobs
     from src.pipelines.video import write
 
     checkpoint = load(cfg.ckpt, cfg.weights)
+    jobs = None if cfg.inputs is None else read_jobs(cfg.inputs, cfg.split)
     pipeline = load_pipeline(checkpoint, device=cfg.device, compile=cfg.compile, options=own_options(cfg))
-    video = pipeline(source=cfg.source, audio=cfg.audio, driving=cfg.driving, seed=cfg.seed)
+    provenance, out = Provenance(checkpoint.method, checkpoint.fingerprint), Path(cfg.out)
     with torch.autocast(pipeline.device.type, getattr(torch, cfg.precision), enabled=cfg.precision != "float32"):
-        written = write(video, Path(cfg.out), Provenance(checkpoint.method, checkpoint.fingerprint))
-    for path in written:
-        log.info("wrote %s", path)
+        if jobs is None:
+            video = pipeline(source=cfg.source, audio=cfg.audio, driving=cfg.driving, seed=cfg.seed)
+            for path in write(video, out, provenance):
+                log.info("wrote %s", path)
+            return
+        folder = out.with_suffix("") if out.suffix == ".mp4" else out
+        options = {"seed": cfg.seed, "n_batches": cfg.n_batches, "overwrite": cfg.overwrite}
+        made = generate(pipeline, jobs, folder, provenance, **options)
+    log.info("wrote %d videos to %s", len(made.written), folder)
+    if made.failures and not made.written:
+        raise MediaError(
+            f"None of the {len(made.failures)} videos could be made (first: {next(iter(made.failures.values()))})"
+        )
 
 
 def own_options(cfg: DictConfig) -> dict[str, object]:
-    """The pipeline settings that stand on the command line; all others come from the checkpoint."""
-    keys = [o.split("=")[0].lstrip("+") for o in HydraConfig.get().overrides.task if o.startswith("pipeline.")]
-    return {key.removeprefix("pipeline."): OmegaConf.select(cfg, key) for key in keys}
+    """The pipeline settings that stand on the command line, and features=... among them; all others come from the checkpoint."""
+    given = [o.split("=")[0].lstrip("+") for o in HydraConfig.get().overrides.task]
+    options = {
+        key.removeprefix("pipeline."): OmegaConf.select(cfg, key) for key in given if key.startswith("pipeline.")
+    }
+    if any(key.split(".")[0] == "features" for key in given):
+        options["features"] = OmegaConf.to_container(cfg.features, resolve=True)
+    return options
 
 
 def add_method(arguments: list[str]) -> list[str]:

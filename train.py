@@ -28,6 +28,7 @@ def main(cfg: DictConfig) -> float | None:
     # Imported this late because it takes seconds: --help and mistakes answer at once.
     import pytorch_lightning as pl
 
+    from src.datamodules.stored_alignment import stored_alignment
     from src.lightning_modules.record import RecordConfig
 
     if cfg.debug:
@@ -39,6 +40,10 @@ def main(cfg: DictConfig) -> float | None:
     model: pl.LightningModule = hydra.utils.instantiate(cfg.model)
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     record = {group: plain.get(group) for group in ("model", "pipeline", "datamodule")}
+    if (
+        record["pipeline"] and record["pipeline"].get("alignment", "absent") is None
+    ):  # pictures are to be cut as the training data was
+        record["pipeline"]["alignment"] = stored_alignment(cfg.datamodule.root, cfg.datamodule.resolution)
     callbacks = [hydra.utils.instantiate(c) for c in (cfg.callbacks or {}).values() if c]
     callbacks.append(RecordConfig(cfg.method, record))
     trainer: pl.Trainer = hydra.utils.instantiate(

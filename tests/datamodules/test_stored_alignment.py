@@ -1,0 +1,31 @@
+"""Pictures are cut as the store's clips were."""
+
+import json
+
+from hydra.utils import instantiate
+
+from src.datamodules.stored_alignment import stored_alignment
+from src.face.alignment import ResizedAlignment, SquareCropAlignment
+
+
+def write_settings(root, **settings) -> None:
+    (root / "settings.json").write_text(json.dumps(settings))
+
+
+def test_the_alignment_of_a_store_comes_back_at_another_size(tmp_path):
+    write_settings(
+        tmp_path, alignment={"_target_": "src.face.alignment.SquareCropAlignment", "size": 256, "margin": 0.4}
+    )
+    alignment = instantiate(stored_alignment(tmp_path, 64))
+    assert isinstance(alignment, ResizedAlignment)
+    assert isinstance(alignment.alignment, SquareCropAlignment)
+    assert alignment.alignment.margin == 0.4
+    assert alignment.size == (64, 64)
+
+
+def test_stores_without_a_face_crop_say_of_none(tmp_path):
+    assert stored_alignment(tmp_path, 64) is None
+    write_settings(tmp_path)
+    assert stored_alignment(tmp_path, 64) is None
+    write_settings(tmp_path, alignment={"_target_": "src.datamodules.preprocessing.archives.AsStored", "size": 128})
+    assert stored_alignment(tmp_path, 64) is None
