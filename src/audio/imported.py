@@ -67,11 +67,12 @@ class ImportedFeatures:
         """
         if path := _with_suffix(self.folder / id):
             return fit_rows(read_embeddings(path, self.dim), n_frames)
-        path = _with_suffix((self.folder / source).with_suffix("")) if source else None
+        names = [id, *([str(Path(source).with_suffix(""))] if source else [])]
+        path = _with_suffix(self.folder / names[-1])
         if path is None:
             raise FeatureError(
-                f"{self.folder} has no features of clip {id} (looked for {id} and {Path(source).with_suffix('')} with "
-                f"{', '.join(SUFFIXES)}): compute them or leave the clip out."
+                f"{self.folder} has no features of clip {id} (looked for {' and '.join(names)} with {', '.join(SUFFIXES)}): "
+                "compute them or leave the clip out."
             )
         first = round(start * FPS)
         return fit_rows(read_embeddings(path, self.dim)[first : first + n_frames], n_frames)

@@ -12,6 +12,7 @@ family, normalisation of the sound and convolutions with their group norm, spans
 """
 
 import logging
+import pickle
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cached_property
@@ -136,7 +137,7 @@ class Wav2Vec2Encoder:
     """
 
     def __init__(
-        self, model: Any, processor: Any, layer: int, chunk_seconds: float | int | None, context_seconds: float
+        self, model: Any, processor: Any, layer: int, chunk_seconds: float | int | None, context_seconds: float | int
     ) -> None:
         self.model, self.processor, self.layer = model, processor, layer
         config = model.config
@@ -176,7 +177,7 @@ class WhisperEncoder:
     """
 
     def __init__(
-        self, model: Any, processor: Any, layer: int, chunk_seconds: float | int | None, context_seconds: float
+        self, model: Any, processor: Any, layer: int, chunk_seconds: float | int | None, context_seconds: float | int
     ) -> None:
         self.encoder, self.processor, self.layer = model.get_encoder(), processor, layer
         self.dim = model.config.d_model
@@ -225,7 +226,7 @@ def load_pretrained(model: str, revision: str | None = None, local_files_only: b
         try:
             with _quiet_libraries():
                 return _load(str(folder or model), revision=revision or "main", local_files_only=offline)
-        except (OSError, ValueError, KeyError, RuntimeError) as failure:
+        except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as failure:
             log.debug("loading %s failed", model, exc_info=True)
             error = failure
     if folder:
