@@ -54,7 +54,9 @@ def cosine_betas(n_timesteps: int) -> Float[Tensor, " t"]:
         return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
 
     betas = [min(1 - signal((t + 1) / n_timesteps) / signal(t / n_timesteps), 0.999) for t in range(n_timesteps)]
-    return torch.tensor(betas, dtype=torch.float64).float()
+    return torch.tensor(
+        betas, dtype=torch.float64, device="cpu"
+    ).float()  # real ones, even for a module on the meta device
 
 
 class LearnedRangeDiffusion(nn.Module):
@@ -109,7 +111,9 @@ class LearnedRangeDiffusion(nn.Module):
         for name, table in _tables(betas).items():
             self.register_buffer(name, table, persistent=False)
         self.register_buffer(
-            "timesteps", torch.arange(len(betas)) if timesteps is None else timesteps.cpu(), persistent=False
+            "timesteps",
+            torch.arange(len(betas), device=betas.device) if timesteps is None else timesteps.cpu(),
+            persistent=False,
         )
 
     def __len__(self) -> int:
@@ -137,7 +141,7 @@ class LearnedRangeDiffusion(nn.Module):
             raise ConfigError(f"steps={steps}: the ancestral sampler needs 2 to {len(self)} steps.")
         kept = _evenly_spaced(len(self), steps)
         alphas_cumprod = self.alphas_cumprod.cpu()[kept]
-        before = torch.cat([torch.ones(1), alphas_cumprod[:-1]])
+        before = torch.cat([torch.ones_like(alphas_cumprod[:1]), alphas_cumprod[:-1]])
         betas = 1 - alphas_cumprod / before
         if betas.max() >= 1:
             raise ConfigError(
@@ -260,7 +264,7 @@ def _tables(betas: Float[Tensor, " t"]) -> dict[str, Tensor]:
     """Everything that is looked up by position, in the original's float32 arithmetic."""
     alphas = 1 - betas
     ab = alphas.cumprod(dim=0)
-    before = torch.cat([torch.ones(1), ab[:-1]])
+    before = torch.cat([torch.ones_like(ab[:1]), ab[:-1]])
     variances = betas * (1 - before) / (1 - ab)
     return {
         "betas": betas,
@@ -281,7 +285,7 @@ def _evenly_spaced(n: int, steps: int) -> Int64[Tensor, " steps"]:
     for _ in range(steps):
         kept.append(round(position))
         position += stride
-    return torch.tensor(kept)
+    return torch.tensor(kept, device="cpu")
 
 
 def _split(
