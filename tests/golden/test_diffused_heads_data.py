@@ -1,19 +1,29 @@
 """Data and metrics of diffused_heads against tensors of the original: the cases of the folder whose `check` is one of these."""
 
 import math
+import wave
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from src.datamodules.diffused_heads import DiffusedHeadsDataset, audio_indices, motion_indices, pad_features
 from src.datamodules.store import SAMPLE_RATE, samples_of
 from src.diffusion.motion_frames import motion_transform
-from src.diffusion.pixels import to_signed
+from src.diffusion.pixels import to_signed, to_uint8_like_diffused_heads
+from src.face.alignment import MeanFaceAlignment, transform_points, warp_exact
+from src.face.geometry import invert
+from src.face.landmarks import eye_aspect_ratio
+from src.face.mean_face import crop_size, read_landmark_csv, shift_mean_face
+from src.media import write_wav
+from src.metrics.blinks import find_blinks, find_closings
+from src.metrics.smoothness import smoothness
 from tests.golden.conftest import GOLDEN_DIR, GoldenCase, golden_cases
 
 FOLDER = GOLDEN_DIR / "diffused_heads"
@@ -147,10 +157,88 @@ def check_test_item(case: GoldenCase, name: str) -> None:
     assert n_samples == pytest.approx(expected["n_audio_samples"].item(), abs=1)
 
 
+# --- alignment, written video
+
+
+def check_face_alignment(case: GoldenCase) -> None:
+    meta, tensors = case.meta, case.tensors
+    alignment = MeanFaceAlignment(
+        mean_face=tensors["in/mean_face"].numpy(),
+        scale=meta["scale"],
+        offset=meta["offset"],
+        window=meta["window_argument"],
+        look_ahead=True,
+    )
+    assert alignment.window == meta["window_used"]
+    assert alignment.size == (meta["crop_height"], meta["crop_width"])
+    assert_close(torch.from_numpy(alignment.mean_face), tensors["mid/offset_mean_face"], 1e-6, "shifted mean face")
+    whole, (side, top, bottom) = tensors["in/mean_face"].numpy(), meta["example_at_scale_1"]["offset"]
+    assert crop_size(shift_mean_face(whole, side, top), side, top, bottom) == (
+        meta["example_at_scale_1"]["crop_height"],
+        meta["example_at_scale_1"]["crop_width"],
+    )
+    video, landmarks = tensors["in/video"].numpy(), tensors["in/landmarks"].numpy()
+    matrices = alignment.fit(landmarks, video.shape[1:3])
+    expected = tensors["mid/transforms"]
+    assert_close(torch.from_numpy(matrices[: len(expected), :2]), expected, 1e-5, "transforms")
+    aligned = torch.from_numpy(transform_points(landmarks, matrices))
+    assert_close(aligned, tensors["out/landmarks"], 1e-3, "aligned landmarks")
+    pictures = warp_exact(video, invert(matrices), alignment.size)
+    assert_close(torch.from_numpy(pictures), tensors["out/video"], 1, "aligned video")
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "landmarks.csv"
+        path.write_text(meta["csv_row"])
+        assert_close(torch.from_numpy(read_landmark_csv(path)), tensors["out/parsed_csv"], 0, "landmark file")
+
+
+def check_save_video(case: GoldenCase) -> None:
+    for name in sorted({key.split("/")[0] for key in case.inputs}):
+        video = case.inputs[f"{name}/video"][0]
+        frames = to_uint8_like_diffused_heads(video, value_range=None).permute(0, 2, 3, 1)
+        assert_close(frames.flip(-1), case.outputs[f"{name}/frames_bgr"], 1, f"{name} frames")
+        assert list(frames.shape[2:0:-1]) == case.meta[f"{name}_writer"]["size_wh"]
+        sound = case.inputs[f"{name}/audio"][:, 0].numpy()
+        with TemporaryDirectory() as folder:
+            write_wav(Path(folder) / "a.wav", sound)
+            with wave.open(str(Path(folder) / "a.wav"), "rb") as file:
+                written = np.frombuffer(file.readframes(file.getnframes()), np.int16)
+        fits = sound < 1  # exactly 1 turns into -32768 in the original
+        ours, theirs = (torch.from_numpy(pcm[fits]) for pcm in (written, case.outputs[f"{name}/audio_int16"].numpy()))
+        assert_close(ours, theirs, 1, f"{name} sound")
+
+
+# --- metrics
+
+
+def check_smoothness_metrics(case: GoldenCase) -> None:
+    pytest.importorskip("cv2", reason="OpenCV cannot be loaded", exc_type=ImportError)
+    frames = case.inputs["frames_bgr"].flip(-1).contiguous().numpy()
+    ours, stats = smoothness(frames), case.outputs["stats"].tolist()
+    assert case.meta["header"] == "flow_mean,flow_std,mse,mse_std"
+    assert [ours.ofm, ours.ofm_std] == pytest.approx(stats[:2], abs=0.1)  # flow differs between OpenCV's builds
+    assert [ours.f_mse, ours.f_mse_std] == pytest.approx(stats[2:], abs=1e-6)
+    assert ours.flow_magnitude == pytest.approx(case.outputs["plain_flow_magnitude"].item(), abs=1e-3)
+    assert ours.frame_mse == pytest.approx(case.outputs["plain_mse"].item(), abs=1e-6)
+
+
+def check_blink_metric(case: GoldenCase) -> None:
+    ratio = case.inputs["ear"].numpy()
+    assert find_closings(ratio).tolist() == case.mids["peaks"].tolist()
+    blinks = find_blinks(ratio)
+    assert blinks[:, 0].tolist() == case.outputs["start"].tolist()
+    assert blinks[:, 1].tolist() == case.outputs["end"].tolist()
+    found = eye_aspect_ratio(case.inputs["landmarks68"][None].numpy())
+    assert found.item() == pytest.approx(case.outputs["ear_of_landmarks"].item(), abs=1e-9)
+
+
 CHECKS: dict[str, Callable[[GoldenCase], None]] = {
-    name.removeprefix("check_"): function
-    for name, function in list(globals().items())
-    if name in ("check_motion_transforms", "check_dataset_indices", "check_dataset_items")
+    "motion_transforms": check_motion_transforms,
+    "dataset_indices": check_dataset_indices,
+    "dataset_items": check_dataset_items,
+    "face_alignment": check_face_alignment,
+    "save_video": check_save_video,
+    "smoothness_metrics": check_smoothness_metrics,
+    "blink_metric": check_blink_metric,
 }
 
 CASES = [case for case in golden_cases("diffused_heads") if case.check in CHECKS]
