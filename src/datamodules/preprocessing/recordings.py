@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 from src.datamodules.store import SPLITS, Failure
 from src.errors import ConfigError
@@ -30,6 +31,7 @@ class Recording:
         identity: the person.
         split: the data set's own, or "" where it gives none.
         size: bytes.
+        audio: a file of its sound, which begins with its first frame; None: the video's own.
     """
 
     path: Path
@@ -38,6 +40,17 @@ class Recording:
     identity: str
     split: str
     size: int
+    audio: Path | None = None
+
+
+class RecordingSource(Protocol):
+    """What knows the recordings of a data set."""
+
+    given_splits: set[str]  # that the data set decides itself
+
+    def scan(self, raw: Path, exclude: Path | None = None) -> tuple[list[Recording], list[Failure]]:
+        """All recordings below `raw`, and the files that cannot be one."""
+        ...
 
 
 class Dataset:

@@ -22,7 +22,7 @@ from rich.progress import (
 
 from src.datamodules.preprocessing.ledger import Ledger
 from src.datamodules.preprocessing.pool import CrashedError, map_unordered
-from src.datamodules.preprocessing.recordings import Dataset, Recording
+from src.datamodules.preprocessing.recordings import Recording, RecordingSource
 from src.datamodules.preprocessing.report import write_report
 from src.datamodules.preprocessing.splits import assign_splits
 from src.datamodules.preprocessing.worker import ClipOptions, Outcome, Worker, check_detector
@@ -55,7 +55,7 @@ class Preprocessing:
         retry: do recordings of which something was rejected again.
     """
 
-    dataset: Dataset
+    dataset: RecordingSource
     alignment: Alignment
     clips: ClipOptions
     raw: Path

@@ -274,10 +274,10 @@ class _Task:
         self.clips.append(clip)
 
     def _audio(self, start: float, seconds: float) -> Float32[np.ndarray, "s"] | None:
-        if not self.reader.info.has_audio:
+        if self.recording.audio is None and not self.reader.info.has_audio:
             return None
         with _reading():
-            return read_audio(self.recording.path, SAMPLE_RATE, start, seconds)
+            return read_audio(self.recording.audio or self.recording.path, SAMPLE_RATE, start, seconds)
 
     def _crops(self, segment: Segment, matrices: Float64[np.ndarray, "t 3 3"]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         for frame, matrix in zip(self._again(segment.start, segment.stop), matrices, strict=True):
