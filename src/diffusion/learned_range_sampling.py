@@ -50,7 +50,7 @@ class FrameSampler:
         self.eta = eta
         self.scheduler: Scheduler | None = None
         if sampler is None or sampler == ANCESTRAL:
-            self.diffusion = diffusion if self.steps == len(diffusion) else diffusion.respaced(self.steps)
+            self.diffusion = diffusion if steps is None else diffusion.respaced(steps)
             return
         kept = solver_positions(diffusion, self.steps)
         self.timesteps = diffusion.timesteps[kept]

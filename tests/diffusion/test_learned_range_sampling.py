@@ -128,4 +128,6 @@ def test_samplers_that_choose_their_own_time_steps_are_refused():
 
 
 def test_without_a_number_of_steps_all_are_taken():
-    assert FrameSampler(LearnedRangeDiffusion(12)).steps == 12
+    process = LearnedRangeDiffusion(12)
+    assert FrameSampler(process).steps == 12
+    assert FrameSampler(process).diffusion is process
