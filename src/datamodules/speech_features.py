@@ -93,6 +93,17 @@ def write_features(root: Path, features: Features, *, progress: bool = True) -> 
     return result
 
 
+def stored_features(clip: Clip, features: Features) -> Float32[np.ndarray, "t d"] | None:
+    """The clip's rows, where its store has some that were made with these very settings."""
+    folder = clip.root / "features" / features.name
+    settings = folder / "settings.json"
+    if not settings.is_file() or not _is_made(folder, clip):
+        return None
+    if json.loads(settings.read_text()) != json.loads(json.dumps(features.settings)):
+        return None
+    return clip.features(features.name)
+
+
 def _rows(clip: Clip, features: Features) -> Float32[np.ndarray, "t d"]:
     if isinstance(features, ImportedFeatures):
         return features.read(clip.id, clip.n_frames, clip.source, clip.start)

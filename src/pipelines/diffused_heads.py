@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,11 +14,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from src.audio.features import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, SpeechFeatures
 from src.audio.imported import ImportedFeatures, read_embeddings
+from src.datamodules.speech_features import stored_features
 from src.datamodules.store import Clip
 from src.diffusion.noise import FrameNoise, NoiseMode
 from src.diffusion.pixels import to_signed, to_uint8, to_unit
 from src.diffusion.sampling import SchedulerFactory
-from src.errors import ConfigError, FeatureError, StoreError
+from src.errors import ConfigError, FeatureError
 from src.face.alignment import Alignment, MeanFaceAlignment
 from src.lightning_modules.diffused_heads import DiffusedHeads
 from src.media import read_audio, resize
@@ -276,9 +276,8 @@ class DiffusedHeadsPipeline:
             raise ConfigError(
                 "the checkpoint names no speech features: give features=sda or another, or pipeline.audio_emb=FILE."
             )
-        if clip is not None:
-            with suppress(StoreError):  # the store has none of these; they are computed below
-                return clip.features(self.features.name)
+        if clip is not None and (rows := stored_features(clip, self.features)) is not None:
+            return rows
         if isinstance(self.features, ImportedFeatures):
             raise ConfigError(
                 "imported features belong to clips of a store: give pipeline.audio_emb=FILE for other sound."
