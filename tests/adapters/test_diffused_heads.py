@@ -39,7 +39,7 @@ TINY = {
     "audio_condition_type": "double_pre_gn",
 }
 OTHERS = {
-    "n_timesteps": 50,
+    "n_timesteps": 150,
     "lr": 5e-5,
     "bsz": 10,
     "vlb_weight": 1e-4,
@@ -111,7 +111,7 @@ def test_a_lightning_checkpoint_gives_weights_and_constructor_arguments(net, tmp
     assert_same_weights(state_dict, net)
     arguments = {key: value for key, value in config["model"]["net"].items() if not key.startswith("_")}
     assert arguments == TINY
-    assert config["model"]["diffusion"]["n_timesteps"] == 50
+    assert config["model"]["diffusion"]["n_timesteps"] == 150
     assert (config["model"]["vlb_weight"], config["model"]["lip_weight"]) == (1e-4, 0.2)
     assert config["model"]["motion_blur"] is False
     assert json.loads(json.dumps(config)) == config
@@ -129,7 +129,9 @@ def test_the_release_configuration_rebuilds_the_model(net, tmp_path):
     model = hydra.utils.instantiate(config["model"])
     assert isinstance(model, DiffusedHeads)
     model.load_state_dict(state_dict, strict=True)
-    assert len(model.diffusion) == 50
+    assert len(model.diffusion) == 150
+    pipeline = hydra.utils.instantiate(config["pipeline"], model=model)
+    assert pipeline.resolution == 16
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
