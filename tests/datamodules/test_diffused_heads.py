@@ -8,10 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import src.datamodules.store as store_module
 from src.datamodules.diffused_heads import (
     DiffusedHeadsDataModule,
     DiffusedHeadsDataset,
@@ -21,7 +20,7 @@ from src.datamodules.diffused_heads import (
     resized_size,
     scale_lips,
 )
-from src.datamodules.store import Clip, ClipStore, StoreWriter, samples_of
+from src.datamodules.store import Clip, ClipStore, StoreWriter, forget_open_files, samples_of
 from src.errors import ConfigError, StoreError
 from src.face.landmarks import mouth_points
 from tests.stores import write_pattern_store
@@ -36,7 +35,7 @@ def write_features(root: Path, change: int = 0, dim: int = DIM) -> Path:
     for number, clip in enumerate(ClipStore(root)):
         rows = np.repeat(np.arange(clip.n_frames + (change if number == 0 else 0), dtype=np.float32)[:, None], dim, 1)
         np.save(root / "features" / "numbers" / f"{clip.id}.npy", rows)
-    store_module._open_array.cache_clear()
+    forget_open_files()
     return root
 
 
@@ -87,12 +86,14 @@ def frame_numbers(pictures: torch.Tensor) -> list[int]:
 # --- which frames
 
 
+@settings(deadline=None)
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 5))
 def test_motion_frames_are_those_before_the_target_and_the_identity_before_the_clip(target, identity, m):
     frames = motion_indices(target, identity, m)
     assert frames == [identity] * max(0, m - target) + list(range(max(0, target - m), target))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 30), st.integers(0, 5), st.data())
 def test_the_audio_window_is_centred_and_repeats_the_ends(n_frames, reach, data):
     target = data.draw(st.integers(0, n_frames - 1))
@@ -321,15 +322,13 @@ def test_a_store_without_features_is_an_error(tmp_path):
         datamodule(tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("resolution", [64, 128])
-def test_one_worker_feeds_a_training(tmp_path, resolution):
-    """Measured on one busy core: 130 items of four 128x128 frames in a second, at either resolution; a network takes a few."""
-    root = write_features(write_pattern_store(tmp_path / "store", n_clips=8, n_frames=50, size=128))
-    module = DiffusedHeadsDataModule(root, FEATURES, resolution, 10, draws_per_clip=50, num_workers=1)
-    module.setup("fit")
-    loader = iter(module.train_dataloader())
-    next(loader)
-    start = time.perf_counter()
-    n_items = sum(len(batch["index"]) for batch in loader)
-    assert n_items / (time.perf_counter() - start) > 30
+def test_an_item_takes_a_few_milliseconds(tmp_path, resolution):
+    """8 ms were measured for four frames of 128x128: one worker makes 130 items in a second. Processor time, for machines under load."""
+    root = write_features(write_pattern_store(tmp_path / "store", n_clips=4, n_frames=50, size=128))
+    dataset = DiffusedHeadsDataset(ClipStore(root).clips, FEATURES, resolution, draws_per_clip=20)
+    dataset[0]
+    start = time.process_time()
+    for row in range(len(dataset)):
+        dataset[row]
+    assert (time.process_time() - start) / len(dataset) < 0.04

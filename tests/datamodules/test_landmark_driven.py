@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import src.datamodules.store as store_module
+import src.datamodules.store.reading as store_module
 from src.datamodules.landmark_driven import LandmarkDrivenDataModule, LandmarkDrivenDataset, landmark_picture
 from src.datamodules.store import Clip, ClipStore, StoreWriter
 from src.errors import ConfigError, StoreError

@@ -138,7 +138,7 @@ def test_a_clip_is_small_to_pickle_and_reads_in_another_process(store):
 
 
 def test_many_open_clips_stay_bounded(store):
-    from src.datamodules import store as module
+    from src.datamodules.store import reading as module
 
     for i in range(2 * module.OPEN_READERS):
         module._open_video(store / "video" / ("a.mp4" if i % 2 else "b.mp4"), i)
@@ -398,7 +398,9 @@ def test_kept_frames_are_int64_and_never_the_reference(n):
 
 def test_a_video_reader_opens_at_first_use(store, monkeypatch):
     opened = []
-    monkeypatch.setattr("src.datamodules.store.VideoReader", lambda path: opened.append(path) or VideoReader(path))
+    monkeypatch.setattr(
+        "src.datamodules.store.reading.VideoReader", lambda path: opened.append(path) or VideoReader(path)
+    )
     clips = list(ClipStore(store))
     assert opened == []
     clips[0].frames([0])
