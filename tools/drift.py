@@ -1,0 +1,41 @@
+"""Measure how generated videos wander from their first frame, and plot it (see --help)."""
+
+import json
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from src.cli import command
+from src.errors import ConfigError
+from src.media import VideoReader, atomic_path
+from src.metrics.drift import CURVES, drift, plot_drift
+from src.metrics.pairing import find_videos
+
+log = logging.getLogger(__name__)
+
+
+@command("drift")
+def main(cfg: DictConfig) -> None:
+    """Read, measure, plot."""
+    if not cfg.videos:
+        raise ConfigError("videos={}: give labels and videos or folders of them, such as videos={plain:out/a}.")
+    curves = {}
+    for label, place in cfg.videos.items():
+        readers = [VideoReader(path) for path in find_videos(Path(place), f"videos.{label}").values()]
+        curves[str(label)] = [drift(reader.stream(), reader.fps) for reader in readers]
+    out = Path(cfg.out)
+    plot_drift(out, curves)
+    table = {label: [{k: v.tolist() for k, v in video.items()} for video in videos] for label, videos in curves.items()}
+    with atomic_path(out.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps({"settings": OmegaConf.to_container(cfg), "curves": table}, indent=1) + "\n")
+    for label, videos in curves.items():
+        last = {name: sum(float(video[name][-1]) for video in videos) / len(videos) for name in CURVES}
+        log.info(
+            "%s, last second of %d videos: %s", label, len(videos), ", ".join(f"{k} {v:.2f}" for k, v in last.items())
+        )
+    log.info("wrote %s", out)
+
+
+if __name__ == "__main__":
+    main()
