@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8
 
 from src.errors import ConfigError, MediaError
 from src.media import VideoInfo, VideoReader, probe, read_audio
-from src.metrics.lip_sync import audio_envelope
+from src.media.curves import audio_envelope
 from src.metrics.pairing import Pair, Reference
 
 SAME_RATE = 5e-4  # relative: 29.97 and 30 fps drift apart by a frame every 33 s

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from src.face.geometry import similarity_transform, transform_points
 from src.face.topology import STABLE
 from src.face.warp import warp
-from src.metrics.lip_sync import pearson
+from src.media.curves import pearson
 
 PATCH = (12, 16)  # height and width in pixels
 EYE_DISTANCE = 22.0  # patch pixels between the outer eye corners: the patch is 0.73 eye distances wide

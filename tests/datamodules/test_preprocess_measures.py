@@ -5,12 +5,12 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from src.datamodules.preprocessing.measures import (
-    audio_envelope,
     audio_visual_offset,
     face_size,
     head_angles,
     mouth_range,
 )
+from src.media.curves import audio_envelope
 
 
 @pytest.mark.parametrize("angles", [(0, 0, 0), (30, 0, 0), (0, 20, 0), (0, 0, -25), (-40, 15, 10), (60, -30, 45)])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import welch
 
-from src.datamodules.preprocessing.measures import audio_envelope, audio_visual_offset
+from src.datamodules.preprocessing.measures import audio_visual_offset
 from src.datamodules.store import ClipStore, samples_of
 from src.datamodules.synthetic import raster
 from src.datamodules.synthetic.average_face import average_face
@@ -29,6 +29,7 @@ from src.datamodules.synthetic.voice import CONTROL_RATE, SAMPLE_RATE, STEP, spe
 from src.errors import ConfigError, StoreError
 from src.face.landmarks import mouth_opening
 from src.face.topology import LEFT_EYE, RIGHT_EYE
+from src.media.curves import audio_envelope
 
 MODEL = Path(os.environ.get("SHARED_DIR", "../shared")) / "models" / "face_landmarker.task"
 SPEAKERS = [0, 1, 2, 3, 4, 5]

@@ -4,13 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.media.curves import audio_envelope, best_lag, pearson
 from src.metrics.lip_sync import (
     CurveCorrelation,
     MouthAudioCorrelation,
-    audio_envelope,
-    best_lag,
     correlation,
-    pearson,
 )
 
 

@@ -3,7 +3,8 @@ import pytest
 
 from src.face.geometry import transform_points
 from src.face.landmarks import mouth_opening
-from src.metrics.lip_sync import correlation, pearson
+from src.media.curves import pearson
+from src.metrics.lip_sync import correlation
 from src.metrics.mouth_pixels import MOUTH_ROW, PATCH, MouthReader, motion, mouth_patches, mouth_transforms
 from tests.talking import talking
 

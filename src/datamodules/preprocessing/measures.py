@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from src.face.landmarks import bounding_boxes, mouth_opening
+from src.media.curves import audio_envelope, best_lag
 
 MAX_LAG = 12  # frames: half a second at 25 fps
 
@@ -35,12 +36,6 @@ def mouth_range(opening: Float[np.ndarray, "t"]) -> float:
     return float(high - low)
 
 
-def audio_envelope(audio: Float32[np.ndarray, "s"], n_frames: int) -> Float[np.ndarray, "t"]:
-    """Root mean square of the sound within each video frame."""
-    frames = audio[: len(audio) // n_frames * n_frames].reshape(n_frames, -1)
-    return np.sqrt((frames.astype(np.float64) ** 2).mean(axis=1))
-
-
 def audio_visual_offset(
     opening: Float[np.ndarray, "t"], envelope: Float[np.ndarray, "t"], max_lag: int = MAX_LAG
 ) -> tuple[int, float] | None:
@@ -51,21 +46,14 @@ def audio_visual_offset(
     """
     if len(opening) < 4 * max_lag:
         return None
-    scores = {}
-    for lag in range(-max_lag, max_lag + 1):
-        mouth = opening[max(0, -lag) : len(opening) - max(0, lag)]
-        sound = envelope[max(0, lag) : len(envelope) - max(0, -lag)]
-        if mouth.std() < 1e-6 or sound.std() < 1e-6:
-            return None
-        scores[lag] = float(np.corrcoef(mouth, sound)[0, 1])
-    best = max(scores, key=lambda lag: (scores[lag], -abs(lag)))
-    return best, scores[best]
+    return best_lag(opening, envelope, max_lag)
 
 
 def measure(
     landmarks: Float32[np.ndarray, "t 478 3"],
     poses: Float[np.ndarray, "t 4 4"],
     audio: Float32[np.ndarray, "s"] | None,
+    fps: float = 25.0,
 ) -> dict[str, Any]:
     """The optional fields of a `Clip` that follow from the landmarks and poses in the source frames, and the sound."""
     opening = mouth_opening(landmarks)
@@ -77,7 +65,7 @@ def measure(
         "roll": roll,
         "mouth_range": mouth_range(opening),
     }
-    offset = None if audio is None else audio_visual_offset(opening, audio_envelope(audio, len(landmarks)))
+    offset = None if audio is None else audio_visual_offset(opening, audio_envelope(audio, len(landmarks), fps))
     if offset is not None:
         numbers["av_offset"], numbers["av_correlation"] = offset
     return numbers

@@ -267,7 +267,7 @@ class _Task:
                 start=start,
                 crf=self.options.crf,
                 source_fps=self.reader.info.fps,
-                **measure(landmarks, np.stack([face.pose for face in faces if face]), audio),
+                **measure(landmarks, np.stack([face.pose for face in faces if face]), audio, self.options.fps),
             )
         except MediaError as error:
             raise _store_error(self.root, error) from error

@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from src.datamodules.preprocessing.measures import audio_envelope, audio_visual_offset, face_size, mouth_range
+from src.datamodules.preprocessing.measures import audio_visual_offset, face_size, mouth_range
 from src.datamodules.preprocessing.pool import CrashedError, check_stop, map_unordered
 from src.datamodules.preprocessing.report import write_report
 from src.datamodules.preprocessing.splits import assign_splits
@@ -23,6 +23,7 @@ from src.datamodules.synthetic.head import SyntheticHead
 from src.errors import ConfigError, StoreError
 from src.face.landmarks import mouth_opening
 from src.media import Provenance
+from src.media.curves import audio_envelope
 
 log = logging.getLogger(__name__)
 
