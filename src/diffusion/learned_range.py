@@ -35,13 +35,16 @@ class Prediction(NamedTuple):
 
 
 class DenoisingTerms(NamedTuple):
-    """Terms of the loss, per sample."""
+    """Terms of the loss.
 
-    simple: Float[Tensor, " b"]  # mean of (eps - eps')^2, or of `denoising_error` for other predictions
-    vlb: (
-        Float[Tensor, " b"] | None
-    )  # variational bound in bits per dimension, for the variance only; None if it is fixed
-    error: Float[Tensor, "b c h w"]  # that square per pixel, for losses within a region
+    simple: mean of (eps - eps')^2 per sample, or of `denoising_error` for other predictions.
+    vlb: variational bound per sample, bits per dimension, which trains the variance alone; None if the variance is fixed.
+    error: the square of `simple` per pixel, for losses within a region.
+    """
+
+    simple: Float[Tensor, " b"]
+    vlb: Float[Tensor, " b"] | None
+    error: Float[Tensor, "b c h w"]
 
 
 def cosine_betas(n_timesteps: int) -> Float[Tensor, " t"]:
