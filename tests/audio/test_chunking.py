@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.audio.chunking import blend_chunks, chunk_spans
@@ -14,6 +14,7 @@ sizes = st.integers(1, 30).flatmap(
 )
 
 
+@settings(deadline=None, max_examples=40)
 @given(sizes)
 def test_chunks_are_full_and_overlap_by_two_contexts(size):
     n, length, context = size
@@ -24,6 +25,7 @@ def test_chunks_are_full_and_overlap_by_two_contexts(size):
     assert all(before[1] - after[0] >= 2 * context for before, after in pairwise(spans))
 
 
+@settings(deadline=None, max_examples=40)
 @given(sizes)
 def test_rows_that_do_not_depend_on_their_chunk_come_out_as_they_are(size):
     n, length, context = size
@@ -32,6 +34,7 @@ def test_rows_that_do_not_depend_on_their_chunk_come_out_as_they_are(size):
     assert blended == pytest.approx(rows, abs=1e-5)
 
 
+@settings(deadline=None, max_examples=40)
 @given(sizes)
 def test_rows_near_the_ends_of_a_chunk_do_not_count(size):
     n, length, context = size

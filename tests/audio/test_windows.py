@@ -1,12 +1,13 @@
 """One window per video frame, around its middle."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.audio.windows import frame_windows
 
 
+@settings(deadline=None, max_examples=40)
 @given(n=st.integers(0, 5000), length=st.integers(1, 400), hop=st.integers(1, 200))
 def test_window_holds_the_samples_around_its_hop(n, length, hop):
     length = max(length, hop)

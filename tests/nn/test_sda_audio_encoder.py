@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.adapters.sda_audio_encoder import from_official, to_official
@@ -22,6 +22,7 @@ def test_published_layers():
     ]
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.integers(4, 5000))
 def test_any_window_ends_in_one_sample(length):
     try:
