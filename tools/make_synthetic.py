@@ -1,8 +1,10 @@
 """Render people who speak into a clip store (see --help)."""
 
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command
 from src.datamodules.synthetic.dataset import make_synthetic
@@ -11,6 +13,10 @@ from src.datamodules.synthetic.dataset import make_synthetic
 @command("make_synthetic")
 def main(cfg: DictConfig) -> None:
     """Render what is missing."""
+    aligned: dict[str, Any] = {}
+    if cfg.alignment:
+        plain = OmegaConf.to_container(cfg.alignment, resolve=True)
+        aligned = {"alignment": instantiate(cfg.alignment, _convert_="all"), "alignment_settings": plain}
     make_synthetic(
         Path(cfg.root).expanduser(),
         n_identities=cfg.identities,
@@ -22,6 +28,7 @@ def main(cfg: DictConfig) -> None:
         fps=cfg.fps,
         fractions=dict(cfg.fractions),
         crf=cfg.crf,
+        **aligned,
     )
 
 

@@ -14,6 +14,7 @@ from scipy.signal import welch
 
 from src.datamodules.preprocessing.measures import audio_visual_offset
 from src.datamodules.store import ClipStore, samples_of
+from src.datamodules.stored_alignment import stored_alignment
 from src.datamodules.synthetic import raster
 from src.datamodules.synthetic.average_face import average_face
 from src.datamodules.synthetic.clip import SyntheticClip, perform, synthesise_clip
@@ -27,8 +28,9 @@ from src.datamodules.synthetic.regions import LOWER_LIP, UPPER_LIP, mirrored
 from src.datamodules.synthetic.speech import PHONEMES, Utterance, articulate, babble
 from src.datamodules.synthetic.voice import CONTROL_RATE, SAMPLE_RATE, STEP, speak
 from src.errors import ConfigError, StoreError
+from src.face.alignment import MeanFaceAlignment, warp
 from src.face.landmarks import mouth_opening
-from src.face.topology import LEFT_EYE, RIGHT_EYE
+from src.face.topology import LEFT_EYE, RIGHT_EYE, STABLE
 from src.media.curves import audio_envelope
 
 MODEL = Path(os.environ.get("SHARED_DIR", "../shared")) / "models" / "face_landmarker.task"
@@ -495,3 +497,22 @@ def test_faces_move_while_they_speak():
     assert (controls.blink_left > 0.8).any()
     assert (controls.blink_left < 0.3).mean() > 0.7
     assert np.ptp(controls.gaze_x) > 0.05
+
+
+def test_aligned_stores_hold_what_the_alignment_cuts(tmp_path):
+    """The stable points stand still on the mean face; pixels and landmarks are cut alike."""
+    alignment = MeanFaceAlignment.square(64)
+    settings = {"_target_": "src.face.alignment.MeanFaceAlignment.square", "size": 64}
+    options = {"n_identities": 3, "clips_per_identity": 1, "seconds": 0.6, "workers": 0}
+    make_synthetic(tmp_path / "aligned", size=96, alignment=alignment, alignment_settings=settings, **options)
+    make_synthetic(tmp_path / "plain", size=96, **options)
+    for clip, plain in zip(ClipStore(tmp_path / "aligned"), ClipStore(tmp_path / "plain"), strict=True):
+        assert clip.size == (64, 64)
+        stable = clip.landmarks[:, STABLE, :2]
+        assert np.abs(stable.mean(axis=0) - alignment.target_points).max() < 3
+        assert np.abs(stable.mean(axis=1) - alignment.target_points.mean(axis=0)).max() < 1.5
+        matrices = alignment.fit(plain.landmarks, plain.size)
+        expected = warp(plain.frames(range(plain.n_frames)), matrices, 64)
+        difference = np.abs(clip.frames(range(clip.n_frames)).astype(int) - expected)
+        assert difference.mean() < 5  # both are encoded
+    assert stored_alignment(tmp_path / "aligned", 32) is not None

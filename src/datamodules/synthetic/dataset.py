@@ -3,13 +3,13 @@
 import functools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64, UInt8
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -21,6 +21,7 @@ from src.datamodules.store import Clip, StoreWriter, write_clip
 from src.datamodules.synthetic.clip import Performance, perform
 from src.datamodules.synthetic.head import SyntheticHead
 from src.errors import ConfigError, StoreError
+from src.face.alignment import Alignment, transform_landmarks, warp
 from src.face.landmarks import mouth_opening
 from src.media import Provenance
 from src.media.curves import audio_envelope
@@ -44,6 +45,8 @@ def make_synthetic(
     fps: float = 25.0,
     fractions: Mapping[str, float] | None = None,
     crf: int = 18,
+    alignment: Alignment | None = None,
+    alignment_settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a clip store of rendered people who speak; continues a run that was interrupted.
 
@@ -58,6 +61,9 @@ def make_synthetic(
         workers: processes; None for one per core, 0 works in this one.
         fractions: share of the people by split. Default: 0.8, 0.1 and 0.1.
         crf: quality of the videos, 0 (lossless) to 51.
+        alignment: how the rendered frames are cut, by their exact landmarks, for methods that need aligned faces; the store then has its
+            size, and black pixels where a crop leaves the frame. None: as rendered, of `size`.
+        alignment_settings: plain values that describe `alignment`.
 
     Raises:
         ConfigError: values that cannot be used.
@@ -77,7 +83,10 @@ def make_synthetic(
         "fractions": dict(fractions or FRACTIONS),
         "crf": crf,
     }
-    with StoreWriter(root, size, fps=fps, settings=settings) as writer:
+    if alignment is not None:
+        settings["alignment"] = dict(alignment_settings or {"_target_": type(alignment).__qualname__})
+    stored_size = size if alignment is None else alignment.size
+    with StoreWriter(root, stored_size, fps=fps, settings=settings) as writer:
         jobs = []
         for number, name in enumerate(names):
             ids = {f"{name}_{take:02d}": take for take in range(clips_per_identity)}
@@ -85,7 +94,7 @@ def make_synthetic(
             if missing:
                 jobs.append(Job(name, splits[name], seed * PEOPLE_PER_SEED + number, missing))
         if jobs:
-            _work(writer, jobs, functools.partial(render, Path(root), n_frames, size, fps, crf), workers)
+            _work(writer, jobs, functools.partial(render, Path(root), n_frames, size, fps, crf, alignment), workers)
         if jobs or not (Path(root) / "report.html").is_file():
             writer.finish()
             write_report(Path(root))
@@ -109,23 +118,30 @@ class Job:
     takes: Mapping[str, int]
 
 
-def render(root: Path, n_frames: int, size: int, fps: float, crf: int, job: Job) -> list[Clip]:
+def render(
+    root: Path, n_frames: int, size: int, fps: float, crf: int, alignment: Alignment | None, job: Job
+) -> list[Clip]:
     """Make the clips of one person and write their files, but not their rows."""
     head = SyntheticHead(job.identity_seed, size)
     clips = []
     for id, take in job.takes.items():
         check_stop()
         performance = perform(head, take, n_frames, fps)
-        landmarks = performance.landmarks
+        frames, landmarks, transforms = performance.frames(), performance.landmarks, None
+        if alignment is not None:
+            transforms = alignment.fit(landmarks, (size, size))
+            frames = _cut(frames, transforms, alignment.size)
+            landmarks = transform_landmarks(landmarks, transforms)
         clips.append(
             write_clip(
                 root,
                 id,
                 job.identity,
-                performance.frames(),
+                frames,
                 landmarks,
                 performance.blendshapes,
                 audio=performance.audio,
+                transforms=transforms,
                 fps=fps,
                 split=job.split,
                 source=f"synthetic/{job.identity_seed}/{take}",
@@ -135,6 +151,16 @@ def render(root: Path, n_frames: int, size: int, fps: float, crf: int, job: Job)
             )
         )
     return clips
+
+
+def _cut(
+    runs: Iterable[UInt8[np.ndarray, "_ h w 3"]], matrices: Float64[np.ndarray, "t 3 3"], size: tuple[int, int]
+) -> Iterator[UInt8[np.ndarray, "_ h2 w2 3"]]:
+    """The aligned crops, in the same runs."""
+    first = 0
+    for frames in runs:
+        yield warp(frames, matrices[first : first + len(frames)], size)
+        first += len(frames)
 
 
 def _measures(performance: Performance, landmarks: Float32[np.ndarray, "t 478 3"]) -> dict[str, Any]:
