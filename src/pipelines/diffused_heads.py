@@ -17,7 +17,7 @@ from src.audio.imported import ImportedFeatures, read_embeddings
 from src.datamodules.speech_features import stored_features
 from src.datamodules.store import Clip
 from src.diffusion.noise import FrameNoise, NoiseMode
-from src.diffusion.pixels import to_signed, to_uint8, to_unit
+from src.diffusion.pixels import to_signed, to_uint8, to_uint8_like_diffused_heads, to_unit
 from src.diffusion.sampling import SchedulerFactory
 from src.errors import ConfigError, FeatureError
 from src.face.alignment import Alignment, MeanFaceAlignment
@@ -74,7 +74,7 @@ class DiffusedHeadsPipeline:
             the model's size.
         face_model: path of MediaPipe's FaceLandmarker; None: in the models folder.
         batch_size: videos at a time where many are made.
-        rounding: of grey levels; `original` truncates 127 v + 127, so that white is 254.
+        rounding: of grey levels; `original` enlarges and truncates 127 v + 127, so that white is 254.
     """
 
     def __init__(
@@ -224,10 +224,10 @@ class DiffusedHeadsPipeline:
 
     def _pictures(self, frames: Float[Tensor, "b 3 h w"]) -> UInt8[np.ndarray, "b h2 w2 3"]:
         original = self.rounding == "original"
-        levels = (127 * frames + 127).clamp(0, 254).to(torch.uint8) if original else to_uint8(to_unit(frames))
+        levels = to_uint8_like_diffused_heads(frames, self.scale) if original else to_uint8(to_unit(frames))
         pictures = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         side = self.resolution * self.scale
-        return pictures if self.scale == 1 else resize(pictures, (side, side))
+        return pictures if pictures.shape[1] == side else resize(pictures, (side, side))
 
     # --- reading what the user gives
 
