@@ -14,7 +14,7 @@ from src.datamodules.synthetic.dataset import make_synthetic
 def main(cfg: DictConfig) -> None:
     """Render what is missing."""
     aligned: dict[str, Any] = {}
-    if cfg.alignment:
+    if cfg.get("alignment"):
         plain = OmegaConf.to_container(cfg.alignment, resolve=True)
         aligned = {"alignment": instantiate(cfg.alignment, _convert_="all"), "alignment_settings": plain}
     make_synthetic(

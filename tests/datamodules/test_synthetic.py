@@ -453,6 +453,15 @@ def test_a_bad_setting_of_the_command_is_one_sentence():
     assert done.stderr.strip() == "error: size=8: give a whole number of pixels from 16 to 2048."
 
 
+def test_the_command_renders_a_store(tmp_path):
+    settings = ["identities=1", "clips_per_identity=1", "seconds=0.2", "size=32", "workers=0"]
+    for name, size, more in (("plain", 32, []), ("aligned", 64, ["alignment=mean_face", "alignment.size=64"])):
+        subprocess.run(
+            [sys.executable, "tools/make_synthetic.py", f"root={tmp_path / name}", *settings, *more], check=True
+        )
+        assert [clip.size for clip in ClipStore(tmp_path / name)] == [(size, size)]
+
+
 def test_nothing_that_needs_system_libraries_is_imported():
     code = "import sys, src.datamodules.synthetic.dataset; print({'cv2', 'mediapipe'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
