@@ -34,7 +34,7 @@ WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.yaml", "READ
 
 # Library classes that a configuration inside a checkpoint may name, beside the classes of `src`.
 ALLOWED_MODULES = ("diffusers.schedulers.", "torch.optim.")
-ALLOWED_FUNCTIONS = ("diffusers.optimization.get_scheduler",)
+ALLOWED_FUNCTIONS = ("diffusers.optimization.get_scheduler", "src.face.alignment.MeanFaceAlignment.square")
 
 # Readers of original files that do not say which method they are of: method -> (configuration groups, state dict).
 PUBLISHED: dict[str, Callable[[Path], tuple[dict[str, Any], dict[str, Tensor]]]] = {

@@ -2,8 +2,12 @@
 
 import json
 
+import pytest
+import yaml
 from hydra.utils import instantiate
 
+from src.checkpoint import check_targets
+from src.cli import CONF_DIR
 from src.datamodules.stored_alignment import stored_alignment
 from src.face.alignment import ResizedAlignment, SquareCropAlignment
 
@@ -29,3 +33,12 @@ def test_stores_without_a_face_crop_say_of_none(tmp_path):
     assert stored_alignment(tmp_path, 64) is None
     write_settings(tmp_path, alignment={"_target_": "src.datamodules.preprocessing.archives.AsStored", "size": 128})
     assert stored_alignment(tmp_path, 64) is None
+
+
+@pytest.mark.parametrize("name", ["landmark_driven", "mean_face", "square"])
+def test_checkpoints_may_hold_the_alignments_that_preprocessing_offers(tmp_path, name):
+    conf = yaml.safe_load((CONF_DIR / f"alignment/{name}.yaml").read_text())
+    write_settings(tmp_path, alignment=conf)
+    stored = stored_alignment(tmp_path, 32)
+    check_targets(stored)
+    assert instantiate(stored).size == (32, 32)
