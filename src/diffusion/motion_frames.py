@@ -5,7 +5,7 @@ names this limit). What is taken away from real motion frames (colour, sharpness
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,9 @@ class MotionAugmentation:
         motion_noise: range of the standard deviation of Gaussian noise on them, in units of [-1, 1].
         motion_dropout: probability that all motion frames are the identity frame, as they are before the first frame of a video.
         identity_noise: range of the standard deviation of noise on the identity frame.
+        motion_noise_octaves: 1: white noise. Through white noise the coarse structure of a frame can still be read, and so a network that
+            trusts it lets slow errors of colour and light grow; with n octaves, n noises of equal variance, each of half the resolution of
+            the one before, are added.
 
     Raises:
         ValueError: a range that is not ascending or leaves what makes sense.
@@ -55,6 +58,7 @@ class MotionAugmentation:
     motion_noise: Sequence[float | int] = (0.0, 0.0)
     motion_dropout: float | int = 0.0
     identity_noise: Sequence[float | int] = (0.0, 0.0)
+    motion_noise_octaves: int = 1
 
     def __post_init__(self) -> None:
         largest = {"motion_blur": MAX_SIGMA, "motion_noise": 1.0, "identity_noise": 1.0}
@@ -62,16 +66,16 @@ class MotionAugmentation:
             values = tuple(getattr(self, name))
             if len(values) != 2 or not 0 <= values[0] <= values[1] <= limit:
                 raise ValueError(f"{name}={list(values)}: give a lower and an upper end between 0 and {limit:g}.")
+        if self.motion_noise_octaves < 1:
+            raise ValueError(f"motion_noise_octaves={self.motion_noise_octaves}: give 1 or more.")
         if not 0 <= self.motion_dropout < 1:
             raise ValueError(f"motion_dropout={self.motion_dropout}: give a probability of at least 0 and below 1.")
 
     @property
     def active(self) -> bool:
         """Whether anything is changed at all."""
-        return any(
-            max(value) > 0 if isinstance(value, Sequence) else value > 0
-            for value in (getattr(self, field.name) for field in fields(self))
-        )
+        ranges = (self.motion_blur, self.motion_noise, self.identity_noise)
+        return self.motion_dropout > 0 or any(max(ends) > 0 for ends in ranges)
 
     def __call__(
         self, motion: Float[Tensor, "b m 3 h w"], identity: Float[Tensor, "b 3 h w"], generator: torch.Generator
@@ -89,18 +93,21 @@ class MotionAugmentation:
         if max(self.motion_blur) > 0:
             motion = blur_each(motion, self._uniform(motion, self.motion_blur, generator))
         return (
-            self._add_noise(motion, self.motion_noise, generator),
+            self._add_noise(motion, self.motion_noise, generator, self.motion_noise_octaves),
             self._add_noise(identity, self.identity_noise, generator),
         )
 
     def _add_noise(
-        self, frames: Float[Tensor, "b *shape"], deviation: Sequence[float | int], generator: torch.Generator
+        self,
+        frames: Float[Tensor, "b *shape"],
+        deviation: Sequence[float],
+        generator: torch.Generator,
+        octaves: int = 1,
     ) -> Float[Tensor, "b *shape"]:
         if max(deviation) == 0:
             return frames
         strength = self._uniform(frames, deviation, generator).view(-1, *[1] * (frames.ndim - 1))
-        noise = torch.randn(frames.shape, generator=generator, device=frames.device, dtype=frames.dtype)
-        return frames + strength * noise
+        return frames + strength * octave_noise(frames, octaves, generator)
 
     @staticmethod
     def _uniform(
@@ -109,6 +116,26 @@ class MotionAugmentation:
         """A number per sample between the ends."""
         unit = torch.rand(len(frames), generator=generator, device=frames.device, dtype=frames.dtype)
         return ends[0] + (ends[1] - ends[0]) * unit
+
+
+def octave_noise(like: Float[Tensor, "*b h w"], octaves: int, generator: torch.Generator) -> Float[Tensor, "*b h w"]:
+    """Gaussian noise of unit variance: the sum of white noises at full, half, quarter, ... resolution, enlarged by repeating pixels.
+
+    Args:
+        like: gives shape, dtype and device; the generator's is the same.
+        octaves: how many; those below one pixel are left out.
+    """
+    height, width = like.shape[-2:]
+    total, count = torch.zeros_like(like), 0
+    for octave in range(octaves):
+        cell = 2**octave
+        size = (-(-height // cell), -(-width // cell))
+        noise = torch.randn((*like.shape[:-2], *size), generator=generator, device=like.device, dtype=like.dtype)
+        total = total + noise.repeat_interleave(cell, -2).repeat_interleave(cell, -1)[..., :height, :width]
+        count += 1
+        if max(size) == 1:
+            break
+    return total / count**0.5
 
 
 def blur_each(frames: Float[Tensor, "b m c h w"], sigma: Float[Tensor, " b"]) -> Float[Tensor, "b m c h w"]:

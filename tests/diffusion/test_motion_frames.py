@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.diffusion.motion_frames import MotionAugmentation, blur_each, motion_transform
+from src.diffusion.motion_frames import MotionAugmentation, blur_each, motion_transform, octave_noise
 
 
 def frames(seed: int = 0, *shape: int) -> torch.Tensor:
@@ -101,3 +101,13 @@ def test_a_picture_smaller_than_the_kernel_is_blurred_as_far_as_it_goes():
 def test_ranges_that_make_no_sense_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         MotionAugmentation(**change)
+
+
+@pytest.mark.parametrize("octaves", [1, 3, 9])
+def test_octave_noise_has_unit_variance_and_the_coarse_parts_that_were_asked_for(octaves):
+    noise = octave_noise(torch.zeros(200, 3, 16, 16), octaves, torch.Generator().manual_seed(0))
+    assert noise.var().item() == pytest.approx(1, abs=0.1)
+    coarse = noise.reshape(200, 3, 4, 4, 4, 4).mean(dim=(3, 5)).var().item()  # means of 4x4 cells
+    sizes = [2**octave for octave in range(min(octaves, 5))]
+    expected = sum(1 if size >= 4 else (size / 4) ** 2 for size in sizes) / len(sizes)
+    assert coarse == pytest.approx(expected, rel=0.15)
