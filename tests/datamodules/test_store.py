@@ -167,7 +167,8 @@ def test_missing_files_are_counted_in_one_message(store):
 
 
 def test_a_whole_store_verifies(store):
-    ClipStore(store).verify()
+    assert len(ClipStore(store)) == 2
+    ClipStore(store).verify()  # raises where anything is missing or of another length, as the tests below show
 
 
 def test_lengths_that_disagree_are_found(store):
