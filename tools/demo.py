@@ -42,15 +42,10 @@ def main(cfg: DictConfig) -> None:
     )
     people = [clip.id for clip in ClipStore(heads, "test")]  # nobody of whom was seen in training
     ckpt = run / "checkpoints" / "last.ckpt"
-    for clip in people:
-        sample = [
-            "sample.py",
-            f"ckpt={ckpt}",
-            f"source={heads}@{clip}",
-            f"driving={heads}@{clip}",
-            f"pipeline.steps={cfg.steps}",
-        ]
-        step(f"sampling {clip}, a person that the model has not seen", [*sample, f"out={videos / clip}.mp4"])
+    step(
+        f"sampling {len(people)} people that the model has not seen",
+        ["sample.py", f"ckpt={ckpt}", f"inputs={heads}", "split=test", f"pipeline.steps={cfg.steps}", f"out={videos}"],
+    )
     step(
         "the first one beside its landmarks and the real frames",
         [
