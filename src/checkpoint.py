@@ -9,6 +9,7 @@ import importlib
 import json
 import logging
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import hydra.utils
 import torch
 import yaml
+from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -29,6 +31,8 @@ from src.media import atomic_path
 
 log = logging.getLogger(__name__)
 
+SLUG = re.compile(r"[a-z][a-z0-9_]*")  # name of a method
+LANDMARK_DRIVEN = "landmark_driven"  # whose original writes diffusers folders, which say so themselves
 RECORD_KEY = "viseme"  # what this project adds to Lightning's checkpoint
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.yaml", "README.md"
 
@@ -88,7 +92,9 @@ def load(path: str | Path, weights: Literal["ema", "last"] = "ema") -> Checkpoin
 
 def load_published(path: str | Path, method: str | None = None, weights: Literal["ema", "last"] = "ema") -> Checkpoint:
     """The checkpoint at `path` as `load` gives it, or, where `method` says of which method it is, a file in its original form."""
-    path = Path(path)
+    path, known = Path(path), sorted({LANDMARK_DRIVEN, *PUBLISHED})
+    if method is not None and method not in known:
+        raise CheckpointError(f"method={method}: choose {' or '.join(known)}, or leave method out.")
     try:
         return load(path, weights)
     except CheckpointError:
@@ -124,7 +130,21 @@ def _load_lightning(path: Path, weights: Literal["ema", "last"]) -> Checkpoint:
             f"{path} was not written by train.py; convert weights of other origin with python tools/convert_checkpoint.py."
         )
     raw = weights == "last" and "current_model_state" in content
-    return Checkpoint(path, record["method"], content["current_model_state" if raw else "state_dict"], record["config"])
+    return _described(path, record, content.get("current_model_state" if raw else "state_dict"))
+
+
+def _described(path: Path, record: object, state_dict: object) -> Checkpoint:
+    """What a file says of itself, which may be anything; the method's name becomes part of paths."""
+    method, config = (record.get("method"), record.get("config")) if isinstance(record, dict) else (None, None)
+    if (
+        not isinstance(method, str)
+        or not SLUG.fullmatch(method)
+        or not isinstance(config, dict)
+        or not isinstance(state_dict, dict)
+        or not all(isinstance(value, Tensor) for value in state_dict.values())
+    ):
+        raise CheckpointError(f"{path} does not hold a method's name, its configuration and weights: make it again.")
+    return Checkpoint(path, method, state_dict, config)
 
 
 def _load_folder(path: Path, weights: Literal["ema", "last"]) -> Checkpoint:
@@ -133,7 +153,7 @@ def _load_folder(path: Path, weights: Literal["ema", "last"]) -> Checkpoint:
     if (path / "unet").is_dir():
         net, state_dict, schedule = load_diffusers_folder(path, weights)
         config = release_config(net, schedule)
-        return Checkpoint(path, "landmark_driven", {f"net.{k}": v for k, v in state_dict.items()}, config)
+        return Checkpoint(path, LANDMARK_DRIVEN, {f"net.{k}": v for k, v in state_dict.items()}, config)
     newest = max(path.rglob("last.ckpt"), key=lambda p: p.stat().st_mtime, default=None)
     hint = f"; did you mean {newest}?" if newest else "."
     raise CheckpointError(f"{path} is neither a release folder ({WEIGHTS_FILE}) nor a diffusers folder (unet/)" + hint)
@@ -150,7 +170,11 @@ def _load_safetensors(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} does not say which method it is of; make it with python tools/convert_checkpoint.py."
         )
-    return Checkpoint(path, metadata["method"], state_dict, json.loads(metadata["config"]))
+    try:
+        config = json.loads(metadata["config"])
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: its configuration is no JSON; copy or download it again.") from error
+    return _described(path, {"method": metadata["method"], "config": config}, state_dict)
 
 
 def record(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,7 +214,12 @@ def save_release(folder: Path, checkpoint: Checkpoint) -> None:
 def instantiate(config: Mapping[str, Any], **kwargs: Any) -> Any:
     """Build the object that a configuration from a checkpoint describes, after `check_targets` has found it harmless."""
     check_targets(config)
-    return hydra.utils.instantiate(OmegaConf.create(dict(config)), **kwargs)
+    try:
+        return hydra.utils.instantiate(OmegaConf.create(dict(config)), **kwargs)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, TypeError | ValueError):  # an argument that is not there, or of the wrong kind
+            raise CheckpointError(f"the checkpoint's settings or yours do not fit the code ({error}).") from error
+        raise
 
 
 def check_targets(config: object) -> None:

@@ -14,6 +14,7 @@ from src.checkpoint import (
     check_targets,
     instantiate,
     load,
+    load_published,
     record,
     save_release,
     save_safetensors,
@@ -98,6 +99,17 @@ def test_a_configuration_in_a_checkpoint_may_only_build_our_classes(target):
         check_targets({"model": {"net": [{"_target_": target}]}})
 
 
+def test_settings_that_the_code_does_not_know_are_a_sentence():
+    settings = {"_target_": "src.nn.landmark_driven.LandmarkDrivenUNet", "colour": "blue"}
+    with pytest.raises(CheckpointError, match="colour"):
+        instantiate(settings)
+
+
+def test_an_unknown_method_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="choose diffused_heads or landmark_driven"):
+        load_published(lightning_file(tmp_path / "x.ckpt"), "diffuse_heads")
+
+
 def test_interpolations_in_a_checkpoint_are_refused():
     with pytest.raises(CheckpointError, match="interpolation"):
         instantiate({"_target_": "src.nn.landmark_driven.LandmarkDrivenUNet", "note": "${oc.env:HOME}"})
@@ -121,7 +133,21 @@ def test_damaged_and_foreign_files_end_in_one_sentence(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     save_file({"w": torch.ones(1)}, tmp_path / "foreign.safetensors")
     (tmp_path / "folder").mkdir()
+    for name, change in [
+        ("list", {"viseme": [1]}),
+        ("bare", {"viseme": {"method": "landmark_driven"}}),
+        ("path", {"viseme": record("../../elsewhere", CONFIG)}),  # would name a file of settings
+        ("values", {"state_dict": {"net.w": 1}}),
+    ]:
+        lightning_file(tmp_path / f"{name}.ckpt", **change)
+    metadata = {"method": "landmark_driven", "config": "{"}
+    save_file({"w": torch.ones(1)}, tmp_path / "config.safetensors", metadata=metadata)
     for name, says in [
+        ("list.ckpt", "does not hold"),
+        ("bare.ckpt", "does not hold"),
+        ("path.ckpt", "does not hold"),
+        ("values.ckpt", "does not hold"),
+        ("config.safetensors", "no JSON"),
         ("nowhere.ckpt", "no such checkpoint"),
         ("cut.ckpt", "damaged"),
         ("empty.ckpt", "damaged"),

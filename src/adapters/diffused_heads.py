@@ -202,7 +202,7 @@ def arguments_of(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     """
     try:
         return _arguments_of({key: tuple(value.shape) for key, value in weights.items()})
-    except (LookupError, ZeroDivisionError) as error:
+    except (LookupError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(
             "the weights are not those of the original diffused-heads network: give its Lightning checkpoint or TorchScript archive."
         ) from error

@@ -134,6 +134,7 @@ _DAMAGES = (
     EOFError,
     ImportError,
     LookupError,
+    MemoryError,
     NotImplementedError,
     RecursionError,
     RuntimeError,

@@ -230,9 +230,11 @@ def test_foreign_files_end_in_one_sentence(tmp_path):
     torch.save({"weights": {}}, tmp_path / "no-state-dict.ckpt")
     torch.save({"state_dict": {"w": torch.ones(1)}}, tmp_path / "other-model.ckpt")
     torch.save([1, 2], tmp_path / "list.ckpt")
+    torch.save({"state_dict": {"unet.out.0.bias": torch.ones(1)}}, tmp_path / "one-layer.ckpt")
     for name, says in (
         ("no-state-dict.ckpt", "has no state_dict"),
         ("list.ckpt", "has no state_dict"),
+        ("one-layer.ckpt", "not those of the original"),
         ("other-model.ckpt", "not of diffused_heads's network"),
     ):
         with pytest.raises(CheckpointError, match=says) as error:

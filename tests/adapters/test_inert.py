@@ -151,6 +151,7 @@ def test_the_state_dict_of_a_torchscript_archive_is_read(tmp_path, how):
         zipped(b"\x80\x02}K\x01R."),
         zipped(b"(S'x'\nS'y'\ntQ."),
         zipped(b"0"),
+        zipped(b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b"x."),  # says that it holds a terabyte
         pickle.dumps({"state_dict": {}}),
     ],
 )
