@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.cli import command
@@ -13,7 +14,7 @@ from src.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-# Two steps of a run whose size leaves the machine free: proves that an experiment composes, loads, trains and samples.
+# Two steps of a run whose size leaves the machine free: proves that an experiment composes, loads and trains.
 DEBUG = {
     "trainer": {"accelerator": "cpu", "devices": 1, "max_steps": 2, "max_epochs": -1, "limit_val_batches": 1},
     "datamodule": {"batch_size": 2, "num_workers": 0},
@@ -29,6 +30,7 @@ def main(cfg: DictConfig) -> float | None:
     import pytorch_lightning as pl
 
     from src.datamodules.stored_alignment import stored_alignment
+    from src.lightning_modules.checkpointing import check_resumable
     from src.lightning_modules.record import RecordConfig
 
     if cfg.debug:
@@ -44,15 +46,16 @@ def main(cfg: DictConfig) -> float | None:
         record["pipeline"] and record["pipeline"].get("alignment", "absent") is None
     ):  # pictures are to be cut as the training data was
         record["pipeline"]["alignment"] = stored_alignment(cfg.datamodule.root, cfg.datamodule.resolution)
-    callbacks = [hydra.utils.instantiate(c) for c in (cfg.callbacks or {}).values() if c]
-    callbacks.append(RecordConfig(cfg.method, record))
-    trainer: pl.Trainer = hydra.utils.instantiate(
-        cfg.trainer, callbacks=callbacks, logger=[hydra.utils.instantiate(v) for v in (cfg.logger or {}).values() if v]
-    )
+    callbacks = [*each(cfg.get("callbacks")), RecordConfig(cfg.method, record)]
+    try:
+        trainer: pl.Trainer = hydra.utils.instantiate(cfg.trainer, callbacks=callbacks, logger=each(cfg.get("logger")))
+    except InstantiationException as error:  # Lightning looks at its settings and at the machine
+        raise ConfigError(f"these trainer settings cannot be used here ({error.__cause__}).") from error
     if cfg.compile:
         for network in model.children():
             network.compile()  # in place: the names of the weights do not change
     if resume:
+        check_resumable(resume, cfg.method, model)
         log.info("continuing from %s", resume)
     if cfg.task == "validate":
         trainer.validate(model, datamodule, ckpt_path=resume, weights_only=True)
@@ -66,6 +69,11 @@ def main(cfg: DictConfig) -> float | None:
             )
     value = trainer.callback_metrics.get(cfg.metric)
     return None if value is None else float(value)
+
+
+def each(group: DictConfig | None) -> list[Any]:
+    """The objects of a group; settings of one that was taken out (null, or ~callbacks) build nothing."""
+    return [hydra.utils.instantiate(entry) for entry in (group or {}).values() if entry and "_target_" in entry]
 
 
 def check(cfg: DictConfig) -> None:

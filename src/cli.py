@@ -56,7 +56,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
                 hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(guarded)()
             except DefectError as defect:
                 raise (defect.__cause__ or defect) from None
-            except (HydraException, OmegaConfBaseException) as error:
+            except (HydraException, OmegaConfBaseException, ValueError) as error:
+                # ValueError: of Hydra's own, when a group is set to null. Those of the task arrive as DefectError.
                 _exit_if_users(error)
                 exit_with(_composition_sentence(error, config_name))
 
@@ -97,6 +98,13 @@ def _composition_sentence(error: Exception, config_name: str) -> str:
         hint = _closest(name, known)
         listed = f" (there are: {', '.join(sorted(known))})" if known else ""
         return f"conf/{group or '.'} has no {name!r}{hint}{listed}."
+    if "Config group override must be a string" in message:
+        groups = [
+            a.removesuffix("=null")
+            for a in sys.argv[1:]
+            if a.endswith("=null") and a.removesuffix("=null") in _groups()
+        ]
+        return f"a group cannot be null; to do without {' and '.join(groups) or 'it'} write {' '.join('~' + g for g in groups)}."
     if match := re.search(r"(?:Could not override '?|Could not find match for |Key )'?([\w./@]+)", message):
         key = match.group(1)
         known = known_keys(config_name)

@@ -76,6 +76,7 @@ def test_a_good_command_runs(run):
         (["group.sise=3"], ["'group.sise'", "did you mean 'group.size'?"]),
         (["modus=fine"], ["'modus'", "did you mean 'mode'?"]),
         (["group=smal"], ["conf/group has no 'smal'", "did you mean 'small'?"]),
+        (["group=null"], ["to do without group write ~group"]),
         (["mode=a (1)"], ["mode=a (1) cannot be read", """'mode="a (1)"'"""]),
     ],
 )

@@ -95,6 +95,13 @@ def test_every_experiment_composes_and_describes_itself(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_takes_two_steps_in_debug_mode(name, store, tmp_path):
+    own = {
+        "landmark_driven": ["datamodule.selection=all"],
+        "diffused_heads": ["features=log_mel", "features.hops=1", "features.n_mels=64", "net.audio_dim=64"]
+        + ["features.name=debug", "net.model_channels=32", "net.num_head_channels=32"],
+    }
+    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        method = hydra.compose("train", [f"experiment={name}"]).method
     result = subprocess.run(
         [
             sys.executable,
@@ -103,9 +110,7 @@ def test_every_experiment_takes_two_steps_in_debug_mode(name, store, tmp_path):
             "debug=true",
             f"datamodule.root={store}",
             "datamodule.resolution=32",
-            "datamodule.selection=all",
-            "model.eval_every_n_epochs=0",
-            "model.sample_steps=2",
+            *own[method],
         ],
         cwd=tmp_path,
         env=os.environ | {"OMP_NUM_THREADS": "2"},
@@ -176,6 +181,8 @@ def test_two_processes_learn_like_one_with_the_same_global_batch(store, tmp_path
             "has written a checkpoint yet",
         ),
         (["experiment=landmark_driven_synthetic", "datamodule.root=.", "ckpt_path=no.ckpt"], "there is no such file"),
+        (["experiment=landmark_driven_synthetic", "datamodule.root=.", "trainer.precision=foo"], "'foo' is invalid"),
+        (["experiment=landmark_driven_synthetic", "datamodule.root=.", "datamodule.batch_size=0"], "give 1 or more"),
     ],
 )
 def test_mistakes_end_in_one_sentence(overrides, says, tmp_path):

@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from src.datamodules.sampling import ResumableSampler
+from src.errors import ConfigError
 
 D = TypeVar("D", bound=Dataset)
 
@@ -25,6 +26,9 @@ class ResumableDataModule(pl.LightningDataModule, Generic[D]):
         pin_memory: page-locked batches, for GPUs.
         prefetch_factor: batches that each worker prepares ahead.
         seed: of the order.
+
+    Raises:
+        ConfigError: a number below its minimum.
     """
 
     train_dataset: D
@@ -42,6 +46,13 @@ class ResumableDataModule(pl.LightningDataModule, Generic[D]):
         seed: int = 42,
     ) -> None:
         super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("val_batch_size", val_batch_size or batch_size, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value < least:
+                raise ConfigError(f"datamodule.{name}={value}: give {least} or more.")
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size or batch_size
         self.seed = seed

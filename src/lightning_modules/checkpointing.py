@@ -5,6 +5,33 @@ from pathlib import Path
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from src.checkpoint import RECORD_KEY, load_pickled
+from src.errors import CheckpointError
+
+
+def check_resumable(path: Path, method: str, model: pl.LightningModule) -> None:
+    """Raise CheckpointError where `model` cannot go on from `path`: it is damaged, of another method, or has other weights.
+
+    Args:
+        path: a `.ckpt`.
+        method: slug of the method that is to be trained.
+        model: what is to be trained.
+    """
+    content = load_pickled(path)
+    record = content.get(RECORD_KEY) if isinstance(content, dict) else None
+    if not isinstance(record, dict) or not isinstance(content.get("state_dict"), dict):
+        raise CheckpointError(f"ckpt_path={path} was not written by train.py: give one of its .ckpt files.")
+    if record.get("method") != method:
+        raise CheckpointError(f"ckpt_path={path} is of {record.get('method')}, this experiment trains {method}.")
+    there = {name: tuple(value.shape) for name, value in content["state_dict"].items()}
+    here = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    if other := sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name)):
+        name = other[0]
+        raise CheckpointError(
+            f"ckpt_path={path} is of another network ({len(other)} weights differ, first {name}: {there.get(name, 'none')} there, "
+            f"{here.get(name, 'none')} here): give the settings that it was trained with."
+        )
+
 
 class TrainingCheckpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint that also writes `last.ckpt` when training ends.

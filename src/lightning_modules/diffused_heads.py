@@ -28,7 +28,7 @@ from src.diffusion.noise import FrameNoise, NoiseMode, generators_from, randn_ea
 from src.diffusion.pixels import to_signed, to_uint8, to_unit
 from src.diffusion.regions import boxed_loss, mouth_box
 from src.diffusion.sampling import SchedulerFactory
-from src.errors import FaceError
+from src.errors import ConfigError, FaceError
 from src.face.detector import FaceDetector
 from src.face.landmarks import mouth_points
 from src.lightning_modules.optimization import OptimizerFactory, optimize
@@ -124,6 +124,15 @@ class DiffusedHeads(pl.LightningModule):
         return self.net(noisy, timestep, identity, motion, audio)
 
     # --- training
+
+    def setup(self, stage: str) -> None:
+        """ConfigError where the speech features of the data are not as wide as the network takes them."""
+        features = getattr(self.trainer.datamodule, "features", None)  # ty: ignore[missing-attribute]
+        if features is not None and features.dim != self.net.audio_dim:
+            raise ConfigError(
+                f"net.audio_dim={self.net.audio_dim}: the features {features.name} have {features.dim} numbers per frame; "
+                f"give net.audio_dim={features.dim}, or other features=."
+            )
 
     def losses(
         self, batch: Batch, noise: Float[Tensor, "b 3 h w"], timestep: Int64[Tensor, " b"], augment: int | None = None

@@ -263,3 +263,9 @@ def test_sampling_is_deterministic_for_a_generator():
 def test_too_few_ancestral_steps_are_an_error():
     with pytest.raises(ConfigError, match="take at least 7"):
         tiny_model().frame_sampler("ancestral", steps=3)
+
+
+def test_features_of_another_width_are_a_sentence_before_the_first_step(root, tmp_path):
+    data = DiffusedHeadsDataModule(root, LogMel(N_MELS + 1, HOPS, name="wider"), SIDE, batch_size=4)
+    with pytest.raises(ConfigError, match=f"give net.audio_dim={(N_MELS + 1) * HOPS}"):
+        trainer(tmp_path, max_steps=1).fit(tiny_model(), data)
