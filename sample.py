@@ -8,19 +8,21 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command, exit_with, require_file
-from src.errors import ConfigError, MediaError, VisemeError
+from src.errors import CheckpointError, ConfigError, MediaError, VisemeError
 
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+WEIGHTS = ("ema", "last")
 
 
 @command("sample")
 def main(cfg: DictConfig) -> None:
     """Load the checkpoint's pipeline, run it, write the file(s)."""
     require_file(cfg.ckpt, "ckpt")
-    if cfg.precision not in PRECISIONS:
-        raise ConfigError(f"precision={cfg.precision}: choose one of {', '.join(PRECISIONS)}.")
+    for name, choices in (("precision", PRECISIONS), ("weights", WEIGHTS)):
+        if cfg[name] not in choices:
+            raise ConfigError(f"{name}={cfg[name]}: choose {' or '.join(choices)}.")
     # Imported this late because it takes seconds: --help and mistakes answer at once.
     import torch
 
@@ -63,12 +65,18 @@ def own_options(cfg: DictConfig) -> dict[str, object]:
 
 def add_method(arguments: list[str]) -> list[str]:
     """`arguments` with `pipeline=METHOD` of the checkpoint added, so that Hydra knows and checks the method's options."""
-    ckpt = next((a.removeprefix("ckpt=") for a in arguments if a.startswith("ckpt=")), None)
-    if ckpt is None or any(a.startswith("pipeline=") for a in arguments):
+    given = dict(a.split("=", 1) for a in arguments if a.startswith(("ckpt=", "pipeline=")))
+    if "ckpt" not in given:
         return arguments
     from src.checkpoint import method_of
 
-    return [*arguments, f"pipeline={method_of(ckpt)}"]
+    method = method_of(given["ckpt"])
+    if given.get("pipeline", method) != method:
+        raise CheckpointError(f"ckpt={given['ckpt']} is of {method}, not of {given['pipeline']}: leave pipeline out.")
+    if "pipeline" in given:
+        return arguments
+    place = arguments.index(f"ckpt={given['ckpt']}")  # settings have to stand together, --help before or behind them
+    return [*arguments[:place], f"pipeline={method}", *arguments[place:]]
 
 
 if __name__ == "__main__":

@@ -86,6 +86,8 @@ def test_a_talking_video_with_sound_that_says_it_is_synthetic(folder):
     [
         (["ckpt=last.ckpt", "pipeline.stepps=3"], "did you mean 'pipeline.steps'?"),
         (["ckpt=nowhere.ckpt", "source=a.png"], "nowhere.ckpt"),
+        (["ckpt=last.ckpt", "pipeline=diffused_heads", "source=a.png"], "is of landmark_driven, not of diffused_heads"),
+        (["ckpt=last.ckpt", "weights=emma", "source=a.png"], "choose ema or last"),
         (["ckpt=last.ckpt", "source=store@clip0"], "driving"),
         (["ckpt=last.ckpt", "source=store@clip9", "driving=store@clip1"], "no clip 'clip9'"),
         (["ckpt=last.ckpt", "source=store@clip0", "driving=store@clip1", "out=x.avi"], ".mp4"),
@@ -98,6 +100,13 @@ def test_mistakes_end_in_one_sentence_and_leave_nothing(folder, overrides, says)
     assert "Traceback" not in result.stderr
     assert says in result.stderr.strip().splitlines()[-1]
     assert set(folder.rglob("*")) == before
+
+
+def test_help_lists_the_options_of_the_checkpoints_method(folder):
+    for arguments in (["ckpt=last.ckpt", "--help"], ["--help", "ckpt=last.ckpt"]):
+        result = run(folder, *arguments)
+        assert result.returncode == 0, result.stderr
+        assert "write_landmark_video: false" in result.stdout
 
 
 def test_one_call_gives_a_ready_pipeline_with_other_options(folder):
