@@ -7,9 +7,9 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command
-from src.errors import ConfigError
+from src.errors import ConfigError, MediaError
 from src.media import VideoReader, atomic_path
-from src.metrics.drift import CURVES, drift, plot_drift
+from src.metrics.drift import CURVES, Curves, drift, plot_drift
 from src.metrics.pairing import find_videos
 
 log = logging.getLogger(__name__)
@@ -18,13 +18,16 @@ log = logging.getLogger(__name__)
 @command("drift")
 def main(cfg: DictConfig) -> None:
     """Read, measure, plot."""
-    if not cfg.videos:
-        raise ConfigError("videos={}: give labels and videos or folders of them, such as videos={plain:out/a}.")
+    if not isinstance(cfg.videos, DictConfig) or not cfg.videos:
+        raise ConfigError(
+            f"videos={cfg.videos}: give labels and videos or folders of them, such as videos={{plain:out/a}}."
+        )
+    out = Path(cfg.out)
+    if out.suffix != ".png":
+        raise ConfigError(f"out={out}: the plot is written as .png; end the name with it.")
     curves = {}
     for label, place in cfg.videos.items():
-        readers = [VideoReader(path) for path in find_videos(Path(place), f"videos.{label}").values()]
-        curves[str(label)] = [drift(reader.stream(), reader.fps) for reader in readers]
-    out = Path(cfg.out)
+        curves[str(label)] = [curves_of(path) for path in find_videos(Path(place), f"videos.{label}").values()]
     plot_drift(out, curves)
     table = {label: [{k: v.tolist() for k, v in video.items()} for video in videos] for label, videos in curves.items()}
     with atomic_path(out.with_suffix(".json")) as temporary:
@@ -35,6 +38,15 @@ def main(cfg: DictConfig) -> None:
             "%s, last second of %d videos: %s", label, len(videos), ", ".join(f"{k} {v:.2f}" for k, v in last.items())
         )
     log.info("wrote %s", out)
+
+
+def curves_of(path: Path) -> Curves:
+    """Drift of a file; MediaError where it is too short to drift."""
+    reader = VideoReader(path)
+    curves = drift(reader.stream(), reader.fps)
+    if not len(curves["difference"]):
+        raise MediaError(f"{path} is shorter than half a second: leave it out.")
+    return curves
 
 
 if __name__ == "__main__":
