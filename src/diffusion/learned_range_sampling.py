@@ -1,6 +1,8 @@
 """From noise to frames with a network that was trained with `LearnedRangeDiffusion`."""
 
+import inspect
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from src.diffusion.learned_range import LearnedRangeDiffusion
 from src.diffusion.noise import randn_each
-from src.diffusion.sampling import Denoiser, Scheduler, SchedulerFactory, StepCallback, sample, sampler_for
+from src.diffusion.sampling import SAMPLERS, Denoiser, Scheduler, SchedulerFactory, StepCallback, sample, sampler_for
 from src.errors import ConfigError
 
 ANCESTRAL = "ancestral"
@@ -36,7 +38,7 @@ class FrameSampler:
         eta: 0 is deterministic, 1 as random as DDPM; DDIM only.
 
     Raises:
-        ConfigError: there is no such sampler, or it cannot take as many steps.
+        ConfigError: there is no such sampler, or it cannot take as many steps, or it has no `eta`.
     """
 
     def __init__(
@@ -46,6 +48,10 @@ class FrameSampler:
         steps: int | None = None,
         eta: float = 0.0,
     ) -> None:
+        if isinstance(sampler, str) and sampler not in (ANCESTRAL, *SAMPLERS):
+            raise ConfigError(f"sampler={sampler}: choose one of {', '.join((ANCESTRAL, *SAMPLERS))}.")
+        if eta and not self._takes_eta(sampler):
+            raise ConfigError(f"eta={eta} is for sampler=ddim: set eta=0 or choose ddim.")
         self.steps = len(diffusion) if steps is None else steps
         self.eta = eta
         self.scheduler: Scheduler | None = None
@@ -57,6 +63,12 @@ class FrameSampler:
         schedule: Any = _schedule(diffusion.alphas_cumprod[kept], diffusion.prediction_type)
         self.scheduler = sampler_for(schedule, sampler)
         self._check_positions()
+
+    @staticmethod
+    def _takes_eta(sampler: str | SchedulerFactory | None) -> bool:
+        chosen: Any = SAMPLERS.get(sampler) if isinstance(sampler, str) else sampler
+        kind = chosen.func if isinstance(chosen, partial) else chosen
+        return hasattr(kind, "step") and "eta" in inspect.signature(kind.step).parameters
 
     def _check_positions(self) -> None:
         """Settings such as `use_karras_sigmas` choose noise levels between the positions, at which the network cannot be asked."""

@@ -265,7 +265,8 @@ class DiffusedHeads(pl.LightningModule):
         self, sampler: str | SchedulerFactory | None = None, steps: int | None = None, eta: float = 0.0
     ) -> FrameSampler:
         """The sampler of one frame; by default the model's own."""
-        return FrameSampler(self.diffusion, sampler or self.sampler, steps or self.sample_steps, eta)
+        steps = self.sample_steps if steps is None else steps
+        return FrameSampler(self.diffusion, sampler or self.sampler, steps, eta)
 
     @torch.no_grad()
     def generate(

@@ -179,7 +179,7 @@ class LandmarkDriven(pl.LightningModule):
             lambda x, t: self.net(x, condition, t),
             noise,
             sampler_for(self.noise_schedule, sampler or self.sampler),
-            steps or self.sample_steps,
+            self.sample_steps if steps is None else steps,
             generators=generators,
             eta=eta,
             step_noise=step_noise,

@@ -127,6 +127,12 @@ def test_samplers_that_choose_their_own_time_steps_are_refused():
         FrameSampler(DIFFUSION, "dimd", 20)
 
 
+@pytest.mark.parametrize("name", [None, "ancestral", "dpm_solver", "euler"])
+def test_randomness_that_a_sampler_does_not_know_is_refused(name):
+    with pytest.raises(ConfigError, match="eta=0.5 is for sampler=ddim"):
+        FrameSampler(LearnedRangeDiffusion(), name, 20, eta=0.5)
+
+
 def test_without_a_number_of_steps_all_are_taken():
     process = LearnedRangeDiffusion(12)
     assert FrameSampler(process).steps == 12

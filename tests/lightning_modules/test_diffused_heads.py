@@ -265,6 +265,11 @@ def test_too_few_ancestral_steps_are_an_error():
         tiny_model().frame_sampler("ancestral", steps=3)
 
 
+def test_no_steps_are_not_taken_for_the_models_own():
+    with pytest.raises(ConfigError, match="steps=0"):
+        tiny_model().frame_sampler("ddim", 0)
+
+
 def test_features_of_another_width_are_a_sentence_before_the_first_step(root, tmp_path):
     data = DiffusedHeadsDataModule(root, LogMel(N_MELS + 1, HOPS, name="wider"), SIDE, batch_size=4)
     with pytest.raises(ConfigError, match=f"give net.audio_dim={(N_MELS + 1) * HOPS}"):
