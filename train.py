@@ -1,6 +1,7 @@
 """Train one stage of a method: `python train.py experiment=landmark_driven_synthetic` (see --help)."""
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,11 @@ DEBUG = {
     "datamodule": {"batch_size": 2, "num_workers": 0},
 }
 
+NO_NEWS = (
+    ".*your dataloader is not resumable",  # Lightning looks at the loader; here the DataModule notes the position
+    ".*LeafSpec.* is deprecated",  # between Lightning and PyTorch
+)
+
 
 @command("train")
 def main(cfg: DictConfig) -> float | None:
@@ -37,6 +43,8 @@ def main(cfg: DictConfig) -> float | None:
         with open_dict(cfg):
             cfg.merge_with(DEBUG)
     folder = Path(HydraConfig.get().runtime.output_dir)
+    for known in NO_NEWS:
+        warnings.filterwarnings("ignore", message=known)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule: pl.LightningDataModule = hydra.utils.instantiate(cfg.datamodule)
     model: pl.LightningModule = hydra.utils.instantiate(cfg.model)
