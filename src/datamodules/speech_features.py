@@ -18,9 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from src.audio.features import FPS, SpeechFeatures
 from src.audio.imported import ImportedFeatures
-from src.datamodules.store import Clip, ClipStore, differences
+from src.datamodules.store import SAFE_ID, Clip, ClipStore, differences
 from src.datamodules.tables import save_array, write_rows
-from src.errors import StoreError, VisemeError
+from src.errors import ConfigError, StoreError, VisemeError
 from src.media import atomic_path
 
 log = logging.getLogger(__name__)
@@ -62,10 +62,15 @@ def write_features(root: Path, features: Features, *, progress: bool = True) -> 
         progress: show a bar.
 
     Raises:
+        ConfigError: the features' name cannot be a folder's.
         StoreError: there is no store, its frame rate is not 25 fps, its features of that name were made with other settings, or not one
             clip can have features.
         VisemeError: the encoder cannot be loaded.
     """
+    if not SAFE_ID.fullmatch(features.name):
+        raise ConfigError(
+            f"features.name={features.name}: give the name of one folder, of letters, digits, '_' and '-'."
+        )
     clips = ClipStore(root).clips
     _require_frame_rate(root, clips)
     folder = root / "features" / features.name

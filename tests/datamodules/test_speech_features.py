@@ -12,7 +12,7 @@ from src.audio import ImportedFeatures, LogMel
 from src.datamodules.speech_features import ensure_features, write_features
 from src.datamodules.store import ClipStore, StoreWriter, read_clips
 from src.datamodules.tables import read_rows
-from src.errors import CheckpointError, FeatureError, StoreError
+from src.errors import CheckpointError, ConfigError, FeatureError, StoreError
 from tests.stores import write_pattern_store
 
 
@@ -113,6 +113,12 @@ def test_other_settings_are_refused_until_they_have_a_name_of_their_own(store):
         write_features(store, LogMel(n_mels=40))
     write_features(store, LogMel(n_mels=40, name="log_mel_40"))
     assert json.loads((store / "features" / "log_mel_40" / "settings.json").read_text())["n_mels"] == 40
+
+
+def test_features_stay_in_a_folder_of_their_own(store):
+    with pytest.raises(ConfigError, match=r"features\.name=\.\./elsewhere"):
+        write_features(store, LogMel(8, 2, name="../elsewhere"), progress=False)
+    assert not (store / "elsewhere").exists()
 
 
 def test_an_encoder_that_does_not_load_is_no_clips_fault(store):
