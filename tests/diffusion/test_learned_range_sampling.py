@@ -129,7 +129,7 @@ def test_samplers_that_choose_their_own_time_steps_are_refused():
 
 @pytest.mark.parametrize("name", [None, "ancestral", "dpm_solver", "euler"])
 def test_randomness_that_a_sampler_does_not_know_is_refused(name):
-    with pytest.raises(ConfigError, match="eta=0.5 is for sampler=ddim"):
+    with pytest.raises(ConfigError, match=r"eta=0\.5 is for sampler=ddim"):
         FrameSampler(LearnedRangeDiffusion(), name, 20, eta=0.5)
 
 
