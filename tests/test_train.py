@@ -97,7 +97,7 @@ def test_every_experiment_composes_and_describes_itself(name):
 def test_every_experiment_takes_two_steps_in_debug_mode(name, store, tmp_path):
     own = {
         "landmark_driven": ["datamodule.selection=all"],
-        "diffused_heads": ["features=log_mel", "features.hops=1", "features.n_mels=64", "net.audio_dim=64"]
+        "diffused_heads": ["features=log_mel", "features.hops=2", "features.n_mels=32", "net.audio_dim=64"]
         + ["features.name=debug", "net.model_channels=32", "net.num_head_channels=32"],
     }
     with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
