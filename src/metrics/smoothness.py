@@ -144,7 +144,9 @@ class VideoSmoothness(Metric):
         if len(frames) < 2:
             return
         numbers = smoothness(frames.permute(0, 2, 3, 1).numpy(force=True))
-        self.totals += torch.tensor([getattr(numbers, name) for name in self.names], dtype=torch.float64, device=self.totals.device)
+        self.totals += torch.tensor(
+            [getattr(numbers, name) for name in self.names], dtype=torch.float64, device=self.totals.device
+        )
         self.videos += 1
 
     def compute(self) -> dict[str, Float[Tensor, ""]]:
