@@ -437,6 +437,9 @@ def main(cfg: DictConfig) -> None:
     options = cfg.benchmark
     if unknown := sorted(set(options.which) - BENCHMARKS.keys()):
         raise ConfigError(f"benchmark.which: there is no {unknown[0]!r}; choose of {', '.join(BENCHMARKS)}.")
+    for name in ("samplers", "workers"):
+        if not options[name]:
+            raise ConfigError(f"benchmark.{name}={options[name]}: give one or more.")
     if options.threads:
         torch.set_num_threads(options.threads)
     with ExitStack() as stack:

@@ -93,6 +93,7 @@ def test_without_a_detector_preprocessing_is_reported_as_not_measured(run, tmp_p
     [
         ("benchmark.which=[speed]", "there is no 'speed'; choose of render,"),
         ("benchmark.device=tpu", "benchmark.device=tpu: choose auto, cpu or cuda"),
+        ("benchmark.samplers=[]", "benchmark.samplers=[]: give one or more"),
         ("benchmark.repeat=3", "did you mean 'benchmark.repeats'"),
     ],
 )
