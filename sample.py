@@ -23,6 +23,10 @@ def main(cfg: DictConfig) -> None:
     for name, choices in (("precision", PRECISIONS), ("weights", WEIGHTS)):
         if cfg[name] not in choices:
             raise ConfigError(f"{name}={cfg[name]}: choose {' or '.join(choices)}.")
+    for name, least in (("seed", 0), ("n_batches", 1)):
+        chosen = name != "n_batches" or cfg[name] is not None
+        if chosen and not (isinstance(cfg[name], int) and cfg[name] >= least):
+            raise ConfigError(f"{name}={cfg[name]}: give a whole number from {least} on.")
     # Imported this late because it takes seconds: --help and mistakes answer at once.
     import torch
 

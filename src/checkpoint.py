@@ -203,7 +203,7 @@ def save_release(folder: Path, checkpoint: Checkpoint) -> None:
     count = sum(t.numel() for t in checkpoint.state_dict.values())
     (folder / CARD_FILE).write_text(
         f"# {checkpoint.method}\n\n"
-        f"A {checkpoint.method} model trained with Viseme: {count:,} values, sha256 of the weights "
+        f"Weights of {checkpoint.method} for Viseme, from {checkpoint.path.name}: {count:,} values, sha256 of the weights "
         f"`{weights_sha256(checkpoint.state_dict)}`.\n\n"
         "```\npython sample.py ckpt=THIS_FOLDER source=face.png driving=clip.mp4 out=talk.mp4\n```\n\n"
         "Training data, intended use and limits: to be filled in by who publishes it. "

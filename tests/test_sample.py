@@ -87,6 +87,8 @@ def test_a_talking_video_with_sound_that_says_it_is_synthetic(folder):
         (["ckpt=last.ckpt", "pipeline.stepps=3"], "did you mean 'pipeline.steps'?"),
         (["ckpt=nowhere.ckpt", "source=a.png"], "nowhere.ckpt"),
         (["ckpt=last.ckpt", "pipeline=diffused_heads", "source=a.png"], "is of landmark_driven, not of diffused_heads"),
+        (["ckpt=last.ckpt", "seed=abc", "source=a.png"], "seed=abc: give a whole number"),
+        (["ckpt=last.ckpt", "n_batches=0", "inputs=store"], "n_batches=0: give a whole number from 1 on"),
         (["ckpt=last.ckpt", "weights=emma", "source=a.png"], "choose ema or last"),
         (["ckpt=last.ckpt", "source=store@clip0"], "driving"),
         (["ckpt=last.ckpt", "source=store@clip9", "driving=store@clip1"], "no clip 'clip9'"),
