@@ -1,6 +1,7 @@
 """Checkpoints while training: what is written last is always where training stopped."""
 
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -36,12 +37,29 @@ def check_resumable(path: Path, method: str, model: pl.LightningModule) -> None:
 class TrainingCheckpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint that also writes `last.ckpt` when training ends.
 
-    Lightning writes at the chosen interval only, so the steps after the last interval would be lost.
+    Lightning writes at the chosen interval only, so the steps after the last interval would be lost. Where `max_steps` ends the training
+    within an epoch, it is written after the last step: a moment later Lightning counts the epoch as done, and a run that goes on from
+    there would leave out the rest of its samples.
     """
 
+    _ended_at: int | None = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write at the interval, and after the last step."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.global_step == trainer.max_steps:
+            self._write_last(trainer)
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the last step, if the interval did not."""
-        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # ty: ignore[missing-attribute]
-            assert self.dirpath is not None, "set up by Lightning before training"
-            path = Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
-            trainer.save_checkpoint(path, weights_only=False)  # with optimiser and loops, so that it resumes
+        """Write the last step, if nothing else did."""
+        self._write_last(trainer)
+
+    def _write_last(self, trainer: pl.Trainer) -> None:
+        if trainer.global_step in (self._last_global_step_saved, self._ended_at) or trainer.fast_dev_run:  # ty: ignore[missing-attribute]
+            return
+        assert self.dirpath is not None, "set up by Lightning before training"
+        path = Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
+        trainer.save_checkpoint(path, weights_only=False)  # with optimiser and loops, so that it resumes
+        self._ended_at = trainer.global_step
