@@ -12,6 +12,8 @@ from src.errors import CheckpointError, ConfigError, MediaError, VisemeError
 
 log = logging.getLogger(__name__)
 
+SOME_FAILED = 1  # exit status: the other videos are written
+
 PRECISIONS = ("float32", "bfloat16", "float16")
 WEIGHTS = ("ema", "last")
 
@@ -54,6 +56,8 @@ def main(cfg: DictConfig) -> None:
         raise MediaError(
             f"None of the {len(made.failures)} videos could be made (first: {next(iter(made.failures.values()))})"
         )
+    if made.failures:
+        sys.exit(SOME_FAILED)
 
 
 def own_options(cfg: DictConfig) -> dict[str, object]:

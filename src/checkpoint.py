@@ -105,7 +105,7 @@ def load_published(path: str | Path, method: str | None = None, weights: Literal
 
 
 def method_of(path: str | Path) -> str:
-    """The slug of the method that the checkpoint at `path` belongs to; tensors stay on the disk."""
+    """The slug of the method that the checkpoint at `path` belongs to."""
     return load(path).method
 
 

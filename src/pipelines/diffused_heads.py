@@ -19,7 +19,7 @@ from src.datamodules.store import Clip
 from src.diffusion.noise import FrameNoise, NoiseMode
 from src.diffusion.pixels import to_signed, to_uint8, to_uint8_like_diffused_heads, to_unit
 from src.diffusion.sampling import SchedulerFactory
-from src.errors import ConfigError, FeatureError
+from src.errors import ConfigError, FeatureError, MediaError
 from src.face.alignment import Alignment, MeanFaceAlignment
 from src.lightning_modules.diffused_heads import DiffusedHeads
 from src.media import read_audio, resize
@@ -174,7 +174,12 @@ class DiffusedHeadsPipeline:
         voice = next((given for given in (audio, driving) if given is not None), source)
         if isinstance(voice, np.ndarray) and voice.ndim != 1:
             raise ConfigError("diffused_heads needs a voice: give audio=FILE.")
-        features, samples = self.read_voice(voice)
+        try:
+            features, samples = self.read_voice(voice)
+        except MediaError as error:
+            if voice is source:
+                raise ConfigError(f"source={source} brings no voice: give audio=FILE.") from error
+            raise
         portrait = self.read_source(source, seed)
         n_frames = min(len(features), self.frame_limit or len(features))
         samples = samples[: n_frames * SAMPLES_PER_FRAME]

@@ -53,6 +53,10 @@ def load_pipeline(
         CheckpointError: the file is missing, unsafe, or its weights do not fit the recorded network.
     """
     checkpoint = ckpt if isinstance(ckpt, Checkpoint) else load(ckpt, weights)
+    if absent := [group for group in ("model", "pipeline") if not checkpoint.config.get(group)]:
+        raise CheckpointError(
+            f"{checkpoint.path} does not say how to build its {absent[0]}: it was trained without one, or its record was removed."
+        )
     model = instantiate(checkpoint.config["model"])
     try:
         model.load_state_dict(checkpoint.state_dict, strict=True)

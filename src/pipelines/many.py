@@ -3,7 +3,7 @@
 import csv
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,14 +89,19 @@ def read_jobs(inputs: str | Path, split: str | None = "test") -> list[Job]:
     if not jobs:
         raise ConfigError(f"inputs={path}: nothing to make a video of was found there.")
     names = [job.name for job in jobs]
+    if outside := [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]:
+        raise ConfigError(f"inputs={path}: the name {outside[0]!r} leads out of the folder; give one without '..'.")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"inputs={path}: several inputs are named {', '.join(twice[:5])}; give each its own name.")
     return jobs
 
 
 def _listed(path: Path) -> list[Job]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path} is no table in UTF-8: save it as CSV with this encoding.") from error
     if rows and (unknown := set(rows[0]) - set(COLUMNS)):
         raise ConfigError(f"{path}: unknown column {min(map(str, unknown))!r}; columns are {', '.join(COLUMNS)}.")
     jobs = []
@@ -169,6 +174,8 @@ def generate(
             [{"name": name, "reason": reason} for name, reason in made.failures.items()],
         )
         log.warning("%d of %d videos failed; reasons are in %s", len(made.failures), len(jobs), out / "failures.csv")
+    else:
+        (out / "failures.csv").unlink(missing_ok=True)
     return made
 
 
@@ -197,20 +204,35 @@ def _make_batch(
             made.failures[job.name] = str(error)
     if not requests:
         return
-    paths = [out / f"{name}.mp4" for name in requests]
+    try:
+        made.frames += _write_together(pipeline, requests, out, provenance)
+        made.written += [out / f"{name}.mp4" for name in requests]
+    except VisemeError as error:
+        made.failures |= dict.fromkeys(requests, str(error))
+
+
+def _write_together(pipeline: Batching, requests: Mapping[str, Any], out: Path, provenance: Provenance) -> int:
+    """Make and write several videos at once; nothing is left of any if that fails. Returns the number of frames."""
+    frames_written = 0
     with ExitStack() as stack:
         writers = [
             stack.enter_context(
-                VideoWriter(path, video.fps, audio=video.audio, audio_rate=video.audio_rate, provenance=provenance)
+                VideoWriter(
+                    out / f"{name}.mp4",
+                    video.fps,
+                    audio=video.audio,
+                    audio_rate=video.audio_rate,
+                    provenance=provenance,
+                )
             )
-            for path, video in zip(paths, pipeline.videos(list(requests.values())), strict=True)
+            for name, video in zip(requests, pipeline.videos(list(requests.values())), strict=True)
         ]
         for frames in pipeline.render(list(requests.values())):
             for writer, frame in zip(writers, frames, strict=True):
                 if frame is not None:
                     writer.write(frame)
-                    made.frames += 1
-    made.written += paths
+                    frames_written += 1
+    return frames_written
 
 
 def _progress() -> Progress:

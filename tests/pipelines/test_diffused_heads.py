@@ -120,6 +120,9 @@ def test_mistakes_are_one_sentence(model, root, tmp_path):
         make(source=clip(root), audio=np.zeros(300, np.float32))
     with pytest.raises(ConfigError, match="needs a face"):
         make(audio=voice(1))
+    write_image(tmp_path / "face.png", np.zeros((20, 20, 3), np.uint8))
+    with pytest.raises(ConfigError, match=r"face.png brings no voice: give audio=FILE"):
+        make(source=tmp_path / "face.png")
     with pytest.raises(ConfigError, match="needs a voice"):
         make(source=np.zeros((20, 20, 3), np.uint8))
     with pytest.raises(MediaError):
@@ -233,6 +236,21 @@ def test_failures_are_recorded_and_the_rest_goes_on(model, root, tmp_path):
     assert set(reasons) == {"short", "lost"}
     assert "less than one video frame" in reasons["short"]
     assert not (tmp_path / "out/short.mp4").exists()
+    generate(pipeline(model), [Job("good", clip(root))], tmp_path / "out", PROVENANCE)
+    assert not (tmp_path / "out/failures.csv").exists()
+
+
+def test_a_batch_that_cannot_be_written_is_recorded_and_leaves_nothing(model, root, tmp_path, monkeypatch):
+    make = pipeline(model, batch_size=2)
+
+    def breaks(requests):
+        yield [np.zeros((SIDE, SIDE, 3), np.uint8)] * len(requests)
+        raise MediaError("the disk is full")
+
+    monkeypatch.setattr(make, "render", breaks)
+    made = generate(make, [Job(name, clip(root)) for name in "ab"], tmp_path / "out", PROVENANCE)
+    assert made.failures == {"a": "the disk is full", "b": "the disk is full"}
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["failures.csv"]
 
 
 def test_a_folder_pairs_pictures_with_sounds(tmp_path):
@@ -251,9 +269,15 @@ def test_lists_with_mistakes_are_refused(tmp_path):
         ("name,source\na,\n", "line 2: there is no source"),
         ("source\na/x.png\nb/x.png\n", "several inputs are named x"),
         ("source\n", "nothing to make a video of"),
+        ("name,source\n../x,a.png\n", "leads out of the folder"),
     ):
         table.write_text(text)
         with pytest.raises(ConfigError, match=message):
             read_jobs(table)
+    table.write_bytes("source\nä.png\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match="no table in UTF-8"):
+        read_jobs(table)
+    table.write_text("source\na.png\n", encoding="utf-8-sig")  # as spreadsheets write it
+    assert read_jobs(table) == [Job("a", str(tmp_path / "a.png"))]
     with pytest.raises(ConfigError, match="give a clip store"):
         read_jobs(tmp_path / "nothing")
