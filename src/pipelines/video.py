@@ -1,6 +1,7 @@
 """What a pipeline returns: a video that is made while it is read."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-from rich.progress import MofNCompleteColumn, Progress
+from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
 from src.errors import ConfigError
 from src.media import Provenance, VideoWriter
@@ -90,9 +91,15 @@ def write(video: Video, path: Path, provenance: Provenance, *, progress: bool = 
 
 
 def _tracked(video: Video) -> Iterator[Mapping[str, Frames]]:
-    """The chunks, with a progress bar that counts frames."""
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), transient=True) as bar:
-        task = bar.add_task("generating frames", total=video.n_frames)
+    """The chunks, with a progress bar that counts frames and their rate, which stays in the log."""
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    began = time.perf_counter()
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task("generating frames", total=video.n_frames, rate="")
+        done, rate = 0, 0.0
         for chunk in video.render():
             yield chunk
-            bar.advance(task, len(chunk[GENERATED]))
+            done += len(chunk[GENERATED])
+            rate = done / (time.perf_counter() - began)
+            bar.update(task, completed=done, rate=f"{rate:.2f} frames/s")
+    log.info("%d frames, %.2f frames/s", done, rate)
