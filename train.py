@@ -15,11 +15,22 @@ from src.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-# Two steps of a run whose size leaves the machine free: proves that an experiment composes, loads and trains.
+# Two steps of a run, each with a validation and samples, whose size leaves the machine free: proves that an experiment composes, loads,
+# trains and samples.
 DEBUG = {
-    "trainer": {"accelerator": "cpu", "devices": 1, "max_steps": 2, "max_epochs": -1, "limit_val_batches": 1},
+    "trainer": {
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_steps": 2,
+        "max_epochs": -1,
+        "limit_train_batches": 1,
+        "limit_val_batches": 1,
+        "check_val_every_n_epoch": 1,
+    },
     "datamodule": {"batch_size": 2, "num_workers": 0},
+    "model": {"sample_steps": 7, "eval_frames": 1},
 }
+DEBUG_SAMPLES = {"n_samples": 1, "n_frames": 1}
 
 NO_NEWS = (
     ".*your dataloader is not resumable",  # Lightning looks at the loader; here the DataModule notes the position
@@ -42,6 +53,8 @@ def main(cfg: DictConfig) -> float | None:
     if cfg.debug:
         with open_dict(cfg):
             cfg.merge_with(DEBUG)
+            if cfg.callbacks and cfg.callbacks.get("samples"):
+                cfg.callbacks.samples.merge_with(DEBUG_SAMPLES)
     folder = Path(HydraConfig.get().runtime.output_dir)
     for known in NO_NEWS:
         warnings.filterwarnings("ignore", message=known)
