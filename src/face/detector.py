@@ -7,6 +7,8 @@ system, and everything but detection works without them.
 import logging
 import os
 import re
+import signal
+import threading
 import weakref
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -77,6 +79,7 @@ class FaceDetector:
             frame: RGB.
             timestamp: seconds since the start of the recording; only the temporal filter reads it. By default 25 frames per second.
         """
+        _survive_profiling_signals()
         image = self._mediapipe.Image(image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(frame))
         landmarker = self._landmarker
         result = (
@@ -111,6 +114,7 @@ class FaceDetector:
         self.close()
 
     def _open(self) -> None:
+        _survive_profiling_signals()
         self._mediapipe, self._landmarker = _create_landmarker(self._model, self.mode, self.max_faces, self._confidence)
         self._finalizer = weakref.finalize(self, _close_landmarker, self._landmarker)
 
@@ -123,6 +127,18 @@ class FaceDetector:
         else:
             self._clock = max(round(timestamp * 1000), self._clock + 1)
         return self._clock
+
+
+def _survive_profiling_signals() -> None:
+    """See to it that the profiling signals of MediaPipe's threads cannot end the process.
+
+    MediaPipe brings a handler for SIGPROF, of which Python knows nothing. Whoever "restores" the handlers that Python knows, as Lightning does
+    after every run of a Trainer, takes it away, and the next such signal would kill the process without a word.
+    """
+    sigprof = getattr(signal, "SIGPROF", None)  # Windows has none
+    in_main_thread = threading.current_thread() is threading.main_thread()  # others may not change handlers
+    if sigprof is not None and in_main_thread and signal.getsignal(sigprof) == signal.SIG_DFL:
+        signal.signal(sigprof, signal.SIG_IGN)
 
 
 def _existing_model(model: str | Path | None) -> Path:

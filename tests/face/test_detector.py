@@ -335,6 +335,31 @@ def test_the_real_detector_says_nothing_on_the_terminal(model):
     assert done.stdout + done.stderr == ""
 
 
+PROFILED = """
+import signal, sys, time
+import numpy as np
+from src.face.detector import FaceDetector
+
+frame = np.zeros((64, 64, 3), np.uint8)
+handlers = {number: signal.getsignal(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}}
+with FaceDetector("image", model=sys.argv[1]) as detector:
+    detector.detect(frame)
+for number, handler in handlers.items():  # what Lightning does when a Trainer has finished
+    if handler is not None:
+        signal.signal(number, handler)
+with FaceDetector("image", model=sys.argv[1]) as detector:
+    began = time.process_time()
+    while time.process_time() - began < 1:
+        detector.detect(frame)
+"""
+
+
+@pytest.mark.shared
+def test_detection_survives_a_trainer_that_restores_the_signal_handlers(model):
+    done = subprocess.run([sys.executable, "-c", PROFILED, str(model)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.shared
 def test_mirroring_a_picture_mirrors_the_face(data, model):
     picture = read_image(data / "images" / "s6.jpg")
