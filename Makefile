@@ -23,10 +23,10 @@ demo: setup ## synthetic heads -> train -> sample a talking video with sound -> 
 	$(BIN)/python tools/demo.py
 
 test: lint ## set-up, lint, types, import contracts and all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0
 
 test-fast: setup ## the tests without the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0 -m "not slow"
 
 lint: setup ## ruff, the type checker and the import contracts
 	$(BIN)/ruff check .

@@ -132,8 +132,8 @@ class FaceDetector:
 def _survive_profiling_signals() -> None:
     """See to it that the profiling signals of MediaPipe's threads cannot end the process.
 
-    MediaPipe brings a handler for SIGPROF, of which Python knows nothing. Whoever "restores" the handlers that Python knows, as Lightning does
-    after every run of a Trainer, takes it away, and the next such signal would kill the process without a word.
+    MediaPipe brings a handler for SIGPROF, of which Python knows nothing. Whoever "restores" the handlers that Python knows, as Lightning
+    does after every run of a Trainer, takes it away, and the next such signal would kill the process without a word.
     """
     sigprof = getattr(signal, "SIGPROF", None)  # Windows has none
     in_main_thread = threading.current_thread() is threading.main_thread()  # others may not change handlers
