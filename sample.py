@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command, exit_with, require_file
-from src.errors import CheckpointError, ConfigError, MediaError, VisemeError
+from src.errors import CheckpointError, ConfigError, MediaError, VisemeError, require_choice
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +23,7 @@ def main(cfg: DictConfig) -> None:
     """Load the checkpoint's pipeline, run it, write the file(s)."""
     require_file(cfg.ckpt, "ckpt")
     for name, choices in (("precision", PRECISIONS), ("weights", WEIGHTS)):
-        if cfg[name] not in choices:
-            raise ConfigError(f"{name}={cfg[name]}: choose {' or '.join(choices)}.")
+        require_choice(name, cfg[name], choices)
     for name, least in (("seed", 0), ("n_batches", 1)):
         chosen = name != "n_batches" or cfg[name] is not None
         if chosen and not (isinstance(cfg[name], int) and cfg[name] >= least):

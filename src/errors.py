@@ -4,6 +4,8 @@ The commands turn any `VisemeError` into one sentence on standard error and exit
 defect of ours and keeps its traceback. A message is one sentence: what is wrong, where, and what to do.
 """
 
+from collections.abc import Iterable
+
 
 class VisemeError(Exception):
     """A problem that the user can solve; the message says what is wrong and what to do."""
@@ -31,3 +33,17 @@ class CheckpointError(VisemeError):
 
 class ConfigError(VisemeError):
     """An override or a configuration value that cannot be used."""
+
+
+def require_choice(setting: str, value: object, choices: Iterable[object]) -> None:
+    """ConfigError where `value` is none of `choices`."""
+    known = list(choices)
+    if value not in known:
+        *others, last = map(str, known)
+        raise ConfigError(f"{setting}={value}: choose {' or '.join([', '.join(others), last] if others else [last])}.")
+
+
+def require_least(setting: str, value: float | int, least: int) -> None:
+    """ConfigError where `value` is below `least`."""
+    if value < least:
+        raise ConfigError(f"{setting}={value}: give {least} or more.")

@@ -28,8 +28,8 @@ from src.audio.features import TOLERANCE
 from src.datamodules.resumable import ResumableDataModule
 from src.datamodules.speech_features import Features, ensure_features
 from src.datamodules.store import Clip, ClipStore
-from src.errors import ConfigError, StoreError
-from src.face.landmarks import mouth_points
+from src.errors import StoreError, require_choice, require_least
+from src.face.landmarks import mouth_points, rescaled
 from src.media import resize
 
 log = logging.getLogger(__name__)
@@ -80,14 +80,6 @@ def resized_size(size: tuple[int, int], resolution: int, aspect: Aspect = "squar
     return height, width
 
 
-def scale_lips(
-    lips: Float32[np.ndarray, "*t 20 2"], size: tuple[int, int], resized: tuple[int, int]
-) -> Float32[np.ndarray, "*t 20 2"]:
-    """Points of a frame of `size` (height, width), pixel centres at integers, in pixels of the resized frame."""
-    scale = np.array([resized[1] / size[1], resized[0] / size[0]], np.float32)
-    return (lips + 0.5) * scale - 0.5
-
-
 def scale_lips_as_original(
     lips: Float32[np.ndarray, "*t 20 2"], size: tuple[int, int], resolution: int
 ) -> Float32[np.ndarray, "*t 20 2"]:
@@ -135,11 +127,11 @@ class DiffusedHeadsDataset(Dataset):
         original_lip_landmarks: bool = False,
         seed: int = 0,
     ) -> None:
-        _check_choice("identity_frame", identity_frame, get_args(IdentityFrame))
-        _check_choice("aspect", aspect, get_args(Aspect))
-        _check_least("n_motion_frames", n_motion_frames, 0)
-        _check_least("audio_radius", audio_radius, 0)
-        _check_least("draws_per_clip", draws_per_clip, 1)
+        require_choice("datamodule.identity_frame", identity_frame, get_args(IdentityFrame))
+        require_choice("datamodule.aspect", aspect, get_args(Aspect))
+        require_least("datamodule.n_motion_frames", n_motion_frames, 0)
+        require_least("datamodule.audio_radius", audio_radius, 0)
+        require_least("datamodule.draws_per_clip", draws_per_clip, 1)
         self.features = features
         self.resolution = resolution
         self.n_motion_frames = n_motion_frames
@@ -224,7 +216,7 @@ class DiffusedHeadsDataset(Dataset):
         lips = mouth_points(clip.landmarks[np.asarray(frames, np.int64)])[..., :2].astype(np.float32)
         if self.original_lip_landmarks:
             return scale_lips_as_original(lips, clip.size, self.resolution)
-        return scale_lips(lips, clip.size, resized_size(clip.size, self.resolution, self.aspect))
+        return rescaled(lips, clip.size, resized_size(clip.size, self.resolution, self.aspect)).astype(np.float32)
 
 
 def clips_with_features(clips: Sequence[Clip], features: Features) -> list[Clip]:
@@ -265,16 +257,6 @@ def _feature_problem(clip: Clip, features: Features) -> str | None:
     if abs(len(array) - clip.n_frames) > TOLERANCE:
         return f"clip {clip.id} has {len(array)} rows but {clip.n_frames} frames"
     return None
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ConfigError(f"datamodule.{name}={value}: choose {' or '.join(choices)}.")
-
-
-def _check_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"datamodule.{name}={value}: give {least} or more.")
 
 
 def pad_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

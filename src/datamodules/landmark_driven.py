@@ -24,9 +24,9 @@ from torch.utils.data import Dataset, default_collate
 
 from src.datamodules.resumable import ResumableDataModule
 from src.datamodules.store import Clip, ClipStore
-from src.errors import ConfigError, StoreError
+from src.errors import StoreError, require_choice
 from src.face.drawing import draw_landmarks
-from src.face.landmarks import simplified
+from src.face.landmarks import rescaled, simplified
 from src.media import resize
 
 log = logging.getLogger(__name__)
@@ -46,9 +46,7 @@ def landmark_picture(
         crop_size: its height and width.
         resolution: of the pictures; lines stay one pixel wide at any resolution.
     """
-    height, width = crop_size
-    scale = np.array([resolution / width, resolution / height])
-    points = (simplified(landmarks)[..., :2].astype(np.float64) + 0.5) * scale - 0.5
+    points = rescaled(simplified(landmarks)[..., :2], crop_size, (resolution, resolution))
     return draw_landmarks(points, resolution)
 
 
@@ -101,8 +99,7 @@ class LandmarkDrivenDataset(Dataset):
         frames_per_clip: int | None = None,
         seed: int = 0,
     ) -> None:
-        if reference not in ("first", "random"):
-            raise ConfigError(f"datamodule.reference={reference}: choose first or random.")
+        require_choice("datamodule.reference", reference, ("first", "random"))
         self.clips = list(clips)
         self.resolution = resolution
         self.reference = reference

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from src.datamodules.sampling import ResumableSampler
-from src.errors import ConfigError
+from src.errors import require_least
 
 D = TypeVar("D", bound=Dataset)
 
@@ -46,15 +46,11 @@ class ResumableDataModule(pl.LightningDataModule, Generic[D]):
         seed: int = 42,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("val_batch_size", val_batch_size or batch_size, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if value < least:
-                raise ConfigError(f"datamodule.{name}={value}: give {least} or more.")
         self.batch_size = batch_size
-        self.val_batch_size = val_batch_size or batch_size
+        self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
+        require_least("datamodule.batch_size", self.batch_size, 1)
+        require_least("datamodule.val_batch_size", self.val_batch_size, 1)
+        require_least("datamodule.num_workers", num_workers, 0)
         self.seed = seed
         self.loader_options: dict[str, Any] = {
             "num_workers": num_workers,

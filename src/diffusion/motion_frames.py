@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur, rgb_to_grayscale
 
+from src.errors import ConfigError
+
 BLUR_KERNEL = 5  # pixels
 BLUR_SIGMA = 2.0
 MAX_SIGMA = 4.0  # pixels, of the augmentation: its kernel of 4 sigma must stay smaller than a picture
@@ -51,7 +53,7 @@ class MotionAugmentation:
             the one before, are added.
 
     Raises:
-        ValueError: a range that is not ascending or leaves what makes sense.
+        ConfigError: a range that is not ascending or leaves what makes sense.
     """
 
     motion_blur: Sequence[float | int] = (0.0, 0.0)
@@ -65,11 +67,11 @@ class MotionAugmentation:
         for name, limit in largest.items():
             values = tuple(getattr(self, name))
             if len(values) != 2 or not 0 <= values[0] <= values[1] <= limit:
-                raise ValueError(f"{name}={list(values)}: give a lower and an upper end between 0 and {limit:g}.")
+                raise ConfigError(f"{name}={list(values)}: give a lower and an upper end between 0 and {limit:g}.")
         if self.motion_noise_octaves < 1:
-            raise ValueError(f"motion_noise_octaves={self.motion_noise_octaves}: give 1 or more.")
+            raise ConfigError(f"motion_noise_octaves={self.motion_noise_octaves}: give 1 or more.")
         if not 0 <= self.motion_dropout < 1:
-            raise ValueError(f"motion_dropout={self.motion_dropout}: give a probability of at least 0 and below 1.")
+            raise ConfigError(f"motion_dropout={self.motion_dropout}: give a probability of at least 0 and below 1.")
 
     @property
     def active(self) -> bool:

@@ -116,6 +116,14 @@ def mouth_points(landmarks: Float[np.ndarray, "*t n d"]) -> Float[np.ndarray, "*
     return to_ibug68(landmarks)[..., first:last, :]
 
 
+def rescaled(
+    points: Float[np.ndarray, "*t n 2"], size: tuple[int, int], new_size: tuple[int, int]
+) -> Float[np.ndarray, "*t n 2"]:
+    """Points of a picture in pixels of the resized picture; pixel centres lie at integers, sizes are (height, width)."""
+    scale = np.array([new_size[1] / size[1], new_size[0] / size[0]])
+    return (points.astype(np.float64) + 0.5) * scale - 0.5
+
+
 def bounding_boxes(landmarks: Float[np.ndarray, "*t n d"]) -> Float[np.ndarray, "*t 4"]:
     """Boxes (left, top, right, bottom) of the points, in pixels."""
     xy = landmarks[..., :2]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from src.errors import ConfigError
+from src.errors import ConfigError, require_choice
 from src.nn.attention import attend_by_head
 
 IdentityCondition = Literal["frame", "pre_gn", "post_gn"]
@@ -398,8 +398,8 @@ class DiffusedHeadsUNet(nn.Module):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        _check_choice("id_condition_type", id_condition_type, get_args(IdentityCondition))
-        _check_choice("audio_condition_type", audio_condition_type, get_args(AudioCondition))
+        require_choice("id_condition_type", id_condition_type, get_args(IdentityCondition))
+        require_choice("audio_condition_type", audio_condition_type, get_args(AudioCondition))
         widths = [model_channels * factor for factor in channel_mult]
         _check_widths(widths, norm_num_groups)
         self.stride = patch_size * 2 ** (len(widths) - 1)  # frames are divided into cells of this many pixels
@@ -538,11 +538,6 @@ def _perceptron(in_features: int, out_features: int) -> nn.Sequential:
 def _attention_factors(side: int, resolutions: Sequence[int]) -> list[int]:
     """Downsampling factors of the levels whose feature maps have the given sizes."""
     return [side // resolution for resolution in resolutions]
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name}={value}: choose one of {', '.join(choices)}.")
 
 
 def _check_widths(widths: Sequence[int], groups: int) -> None:

@@ -19,7 +19,7 @@ from src.datamodules.store import Clip
 from src.diffusion.noise import FrameNoise, NoiseMode
 from src.diffusion.pixels import to_signed, to_uint8, to_uint8_like_diffused_heads, to_unit
 from src.diffusion.sampling import SchedulerFactory
-from src.errors import ConfigError, FeatureError, MediaError
+from src.errors import ConfigError, FeatureError, MediaError, require_choice, require_least
 from src.face.alignment import Alignment, MeanFaceAlignment
 from src.lightning_modules.diffused_heads import DiffusedHeads
 from src.media import read_audio, resize
@@ -97,21 +97,14 @@ class DiffusedHeadsPipeline:
         batch_size: int = 4,
         rounding: Rounding = "nearest",
     ) -> None:
-        for name, value, known in (
-            ("noise", noise, get_args(NoiseMode)),
-            ("identity_frame", identity_frame, get_args(IdentityFrame)),
-            ("rounding", rounding, get_args(Rounding)),
-        ):
-            if value not in known:
-                raise ConfigError(f"pipeline.{name}={value}: choose {' or '.join(known)}.")
-        for name, count in (
-            ("segment_len", segment_len),
-            ("scale", scale),
-            ("batch_size", batch_size),
-            ("frame_limit", 1 if frame_limit is None else frame_limit),
-        ):
-            if count < 1:
-                raise ConfigError(f"pipeline.{name}={count}: give 1 or more.")
+        require_choice("pipeline.noise", noise, get_args(NoiseMode))
+        require_choice("pipeline.identity_frame", identity_frame, get_args(IdentityFrame))
+        require_choice("pipeline.rounding", rounding, get_args(Rounding))
+        require_least("pipeline.segment_len", segment_len, 1)
+        require_least("pipeline.scale", scale, 1)
+        require_least("pipeline.batch_size", batch_size, 1)
+        if frame_limit is not None:
+            require_least("pipeline.frame_limit", frame_limit, 1)
         self.model = model
         self.features = features
         self.frame_sampler = model.frame_sampler(sampler, steps, eta)  # a wrong choice is told now
@@ -237,14 +230,9 @@ class DiffusedHeadsPipeline:
     # --- reading what the user gives
 
     def read_source(self, source: str | Path | Clip | UInt8[np.ndarray, "h w 3"], seed: int = 1) -> Portrait:
-        """The aligned face."""
-        clip = stored_clip(source)
-        if clip is not None and self.identity_frame == "random":
-            shown = np.flatnonzero(clip.valid)
-            frame = int(np.random.default_rng(seed).choice(shown if len(shown) else np.arange(clip.n_frames)))
-            picture = resize(clip.frames([frame])[0], self.alignment.size)
-            return Portrait(picture, clip.landmarks[frame])
-        return read_portrait(source, self.alignment, face_model=self.face_model)
+        """The aligned face; `seed` decides which frame, where a random one is asked for."""
+        random_seed = seed if self.identity_frame == "random" else None
+        return read_portrait(source, self.alignment, face_model=self.face_model, random_seed=random_seed)
 
     def read_voice(
         self, voice: str | Path | Clip | Float32[np.ndarray, " s"]

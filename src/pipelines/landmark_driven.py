@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,15 +17,15 @@ from src.datamodules.store import Clip
 from src.diffusion.noise import FrameNoise, NoiseMode
 from src.diffusion.pixels import to_uint8, to_unit
 from src.diffusion.sampling import SchedulerFactory, sampler_for
-from src.errors import ConfigError, FaceError
+from src.errors import ConfigError, FaceError, require_choice, require_least
 from src.face.alignment import Alignment, TemplateAlignment, invert, similarity_transform, transform_points
 from src.face.detector import FaceTracker
-from src.face.landmarks import fill_missing, smooth
+from src.face.landmarks import fill_missing, rescaled, smooth
 from src.face.topology import NUM_LANDMARKS, RIGID
 from src.face.warp import warp
 from src.lightning_modules.landmark_driven import LandmarkDriven, stack_condition
 from src.media import VideoReader, resize
-from src.pipelines.sources import Portrait, read_portrait, rescaled_landmarks, stored_clip
+from src.pipelines.sources import Portrait, read_portrait, stored_clip
 from src.pipelines.video import GENERATED, Frames, Video
 
 log = logging.getLogger(__name__)
@@ -91,12 +91,11 @@ class LandmarkDrivenPipeline:
         write_landmark_video: bool = False,
         rounding: Literal["nearest", "down"] = "nearest",
     ) -> None:
-        _choose("noise", noise, ("same", "random"))
-        _choose("motion", motion, ("relative", "absolute"))
-        _choose("rounding", rounding, ("nearest", "down"))
-        for name, value in (("steps", steps), ("batch_size", batch_size)):
-            if value < 1:
-                raise ConfigError(f"pipeline.{name}={value}: give 1 or more.")
+        require_choice("pipeline.noise", noise, ("same", "random"))
+        require_choice("pipeline.motion", motion, ("relative", "absolute"))
+        require_choice("pipeline.rounding", rounding, ("nearest", "down"))
+        require_least("pipeline.steps", steps, 1)
+        require_least("pipeline.batch_size", batch_size, 1)
         if steps > model.num_train_timesteps:
             raise ConfigError(f"pipeline.steps={steps}: the model has only {model.num_train_timesteps} noise levels.")
         # A wrong sampler is told now, not after a minute of detection.
@@ -245,7 +244,7 @@ class LandmarkDrivenPipeline:
         if (clip := stored_clip(driving)) is not None:
             size = (self.resolution, self.resolution)
             return Driving(
-                rescaled_landmarks(clip.landmarks, clip.size, size),
+                rescaled(clip.landmarks[..., :2], clip.size, size),
                 lambda frames: resize(clip.frames(frames), size),
                 clip.fps,
                 clip.audio_path if clip.has_audio else None,
@@ -300,8 +299,3 @@ def transfer_motion(
     start = int(np.square(expressions - source).sum(axis=(1, 2)).argmin())
     head_motion = to_source[start] @ invert(to_source)
     return transform_points(source + expressions - expressions[start], head_motion)
-
-
-def _choose(name: str, value: Any, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"pipeline.{name}={value}: choose {' or '.join(known)}.")

@@ -13,6 +13,7 @@ from src.datamodules.store import SAFE_ID, Clip, ClipStore
 from src.errors import ConfigError, FaceError, MediaError
 from src.face.alignment import Alignment, transform_points
 from src.face.detector import FaceDetector
+from src.face.landmarks import rescaled
 from src.face.warp import warp
 from src.media import VideoReader, read_image, resize
 
@@ -34,6 +35,7 @@ def read_portrait(
     alignment: Alignment,
     *,
     face_model: str | Path | None = None,
+    random_seed: int | None = None,
 ) -> Portrait:
     """The aligned face of a picture, of a video's first frame that shows one, or of a stored clip's first frame.
 
@@ -43,6 +45,7 @@ def read_portrait(
         source: path, `STORE@CLIP_ID`, or the picture itself.
         alignment: where the face lies in the result; its size is the result's.
         face_model: path of MediaPipe's FaceLandmarker; None: in the models folder.
+        random_seed: take a random frame of a video or clip that shows a face instead of the first.
 
     Raises:
         FaceError: there is no face, or the landmark model is missing.
@@ -50,9 +53,13 @@ def read_portrait(
     """
     name = source if isinstance(source, str | Path) else "the given picture"
     if (clip := stored_clip(source)) is not None:
-        frame = resize(clip.frames([0])[0], alignment.size)
-        return Portrait(frame, rescaled_landmarks(clip.landmarks[:1], clip.size, alignment.size)[0])
-    pictures = _pictures_of(source)
+        index = 0
+        if random_seed is not None:
+            shown = np.flatnonzero(clip.valid)
+            index = int(np.random.default_rng(random_seed).choice(shown if len(shown) else clip.n_frames))
+        frame = resize(clip.frames([index])[0], alignment.size)
+        return Portrait(frame, rescaled(clip.landmarks[index, :, :2], clip.size, alignment.size))
+    pictures = _pictures_of(source, random_seed)
     first = next(pictures)  # before the detector, whose absence would hide that the file is missing
     with FaceDetector("image", model=face_model) as detector:
         for picture in chain([first], pictures):
@@ -63,14 +70,6 @@ def read_portrait(
                 landmarks = transform_points(faces[0].landmarks[None, :, :2], matrix)[0]
                 return Portrait(warp(picture[None], matrix, alignment.size)[0], landmarks)
     raise FaceError(f"source={name}: no face was found; give a picture that shows one face from the front.")
-
-
-def rescaled_landmarks(
-    landmarks: Float[np.ndarray, "t 478 d"], size: tuple[int, int], new_size: tuple[int, int]
-) -> Float[np.ndarray, "t 478 2"]:
-    """Landmarks of a picture in pixels of the resized picture; pixel centres lie at integers. Sizes are (h, w)."""
-    scale = np.array([new_size[1] / size[1], new_size[0] / size[0]])
-    return (landmarks[..., :2].astype(np.float64) + 0.5) * scale - 0.5
 
 
 def stored_clip(given: object) -> Clip | None:
@@ -87,8 +86,8 @@ def stored_clip(given: object) -> Clip | None:
     return clip
 
 
-def _pictures_of(source: object) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """The picture, or the first frames of the video."""
+def _pictures_of(source: object, random_seed: int | None) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """The picture, or frames of the video: the first ones, or random ones."""
     if isinstance(source, np.ndarray):
         yield source
         return
@@ -99,5 +98,8 @@ def _pictures_of(source: object) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         if not path.is_file():
             raise
         reader = VideoReader(path)
-        for i in range(min(len(reader), MAX_FRAMES_WITHOUT_FACE)):
+        order = np.arange(len(reader))
+        if random_seed is not None:
+            order = np.random.default_rng(random_seed).permutation(order)
+        for i in order[:MAX_FRAMES_WITHOUT_FACE]:
             yield reader[i]

@@ -18,11 +18,10 @@ from src.datamodules.diffused_heads import (
     draw_frames,
     motion_indices,
     resized_size,
-    scale_lips,
 )
 from src.datamodules.store import Clip, ClipStore, StoreWriter, forget_open_files, samples_of
 from src.errors import ConfigError, StoreError
-from src.face.landmarks import mouth_points
+from src.face.landmarks import mouth_points, rescaled
 from tests.stores import write_pattern_store
 
 N_FRAMES, DIM = 12, 3
@@ -184,7 +183,7 @@ def test_frames_without_a_detected_face_are_neither_target_nor_identity(tmp_path
 
 def test_lips_follow_a_frame_that_is_resized():
     lips = np.array([[-0.5, -0.5], [39.5, 19.5]], np.float32)  # the corners of the picture
-    np.testing.assert_allclose(scale_lips(lips, (20, 40), (10, 10)), [[-0.5, -0.5], [9.5, 9.5]])
+    np.testing.assert_allclose(rescaled(lips, (20, 40), (10, 10)), [[-0.5, -0.5], [9.5, 9.5]])
 
 
 def test_the_original_s_lips_are_those_of_the_identity_with_height_and_width_exchanged(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from src.diffusion.motion_frames import MotionAugmentation, blur_each, motion_transform, octave_noise
+from src.errors import ConfigError
 
 
 def frames(seed: int = 0, *shape: int) -> torch.Tensor:
@@ -99,7 +100,7 @@ def test_a_picture_smaller_than_the_kernel_is_blurred_as_far_as_it_goes():
     ],
 )
 def test_ranges_that_make_no_sense_are_refused(change):
-    with pytest.raises(ValueError, match=next(iter(change))):
+    with pytest.raises(ConfigError, match=next(iter(change))):
         MotionAugmentation(**change)
 
 

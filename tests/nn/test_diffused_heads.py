@@ -126,8 +126,8 @@ def test_inputs_that_do_not_fit_are_named():
         ({"image_size": 15}, r"image_size=15 is no multiple of 2"),
         ({"num_heads": 5}, r"num_heads=5 does not divide the 16 channels"),
         ({"num_head_channels": 6}, r"num_head_channels=6 does not divide the 16 channels"),
-        ({"id_condition_type": "face"}, r"id_condition_type=face: choose one of frame, pre_gn, post_gn"),
-        ({"audio_condition_type": "loud"}, r"audio_condition_type=loud: choose one of"),
+        ({"id_condition_type": "face"}, r"id_condition_type=face: choose frame, pre_gn or post_gn"),
+        ({"audio_condition_type": "loud"}, r"audio_condition_type=loud: choose pre_gn, post_gn, double_pre_gn or"),
     ],
 )
 def test_mistaken_configurations_are_named(options, says):

@@ -1,6 +1,7 @@
 """From a face and a voice to a video, one at a time and many at once."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,8 +15,9 @@ from src.datamodules.speech_features import ensure_features, stored_features
 from src.datamodules.store import ClipStore
 from src.diffusion.learned_range import LearnedRangeDiffusion
 from src.errors import ConfigError, FaceError, FeatureError, MediaError
+from src.face.landmarks import rescaled
 from src.lightning_modules.diffused_heads import DiffusedHeads
-from src.media import Provenance, probe, read_audio, write_image, write_wav
+from src.media import Provenance, probe, read_audio, write_image, write_video, write_wav
 from src.nn.diffused_heads import DiffusedHeadsUNet
 from src.pipelines import sources
 from src.pipelines.diffused_heads import DiffusedHeadsPipeline
@@ -166,10 +168,8 @@ def test_the_seed_decides(model, root):
     assert (first != other).any()
 
 
-def test_of_two_faces_the_largest_is_taken_and_said(model, tmp_path, monkeypatch, caplog):
-    rng = np.random.default_rng(0)
-    faces = [SimpleNamespace(landmarks=rng.uniform(10, 50, (478, 3)).astype(np.float32)) for _ in range(2)]
-    detected: list = [faces]
+def detect_with(monkeypatch, detect: Callable[[np.ndarray], list]) -> None:
+    """Let `detect` stand in for the face detector."""
 
     class Detector:
         def __init__(self, *_args, **_options) -> None: ...
@@ -179,16 +179,61 @@ def test_of_two_faces_the_largest_is_taken_and_said(model, tmp_path, monkeypatch
 
         def __exit__(self, *_info) -> None: ...
 
-        def detect(self, _picture):
-            return detected[0]
+        def detect(self, picture):
+            return detect(picture)
 
     monkeypatch.setattr(sources, "FaceDetector", Detector)
-    write_image(tmp_path / "two.png", rng.integers(0, 255, (60, 60, 3), dtype=np.uint8))
+
+
+def some_faces(n: int) -> list:
+    rng = np.random.default_rng(0)
+    return [SimpleNamespace(landmarks=rng.uniform(10, 50, (478, 3)).astype(np.float32)) for _ in range(n)]
+
+
+def test_of_two_faces_the_largest_is_taken_and_said(model, tmp_path, monkeypatch, caplog):
+    detected = [some_faces(2)]
+    detect_with(monkeypatch, lambda _picture: detected[0])
+    picture = np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8)
+    write_image(tmp_path / "two.png", picture)
     pipeline(model).prepare(tmp_path / "two.png", voice(0.2))
     assert "shows 2 faces; the largest is taken" in caplog.text
     detected[0] = []
     with pytest.raises(FaceError, match="no face was found"):
         pipeline(model).prepare(tmp_path / "two.png", voice(0.2))
+
+
+def test_a_random_frame_of_a_video_shows_the_person(model, tmp_path, monkeypatch):
+    """Frame i is grey level 20 i: what the detector is shown tells which frame it is."""
+    looked_at: list[int] = []
+
+    def detect(picture: np.ndarray) -> list:
+        looked_at.append(round(picture.mean() / 20))
+        return some_faces(looked_at[-1] >= 6)  # none in the first half
+
+    detect_with(monkeypatch, detect)
+    levels = 20 * np.arange(12, dtype=np.uint8)
+    write_video(tmp_path / "face.mp4", np.broadcast_to(levels[:, None, None, None], (12, 64, 64, 3)), 25.0)
+
+    def chosen(seed: int, **options) -> int:
+        looked_at.clear()
+        pipeline(model, **options).read_source(tmp_path / "face.mp4", seed)
+        return looked_at[-1]
+
+    assert chosen(1) == chosen(2) == 6
+    frames = [chosen(seed, identity_frame="random") for seed in range(8)]
+    assert min(frames) >= 6
+    assert len(set(frames)) > 2
+    assert chosen(3, identity_frame="random") == frames[3]
+
+
+def test_a_random_frame_of_a_clip_shows_the_person(model, root):
+    make = pipeline(model, identity_frame="random")
+    stored = ClipStore(root).clips[0]
+    portraits = [make.read_source(clip(root), seed) for seed in range(8)]
+    assert len({portrait.frame.tobytes() for portrait in portraits}) > 2
+    of_all = [rescaled(points[:, :2], stored.size, (SIDE, SIDE)) for points in stored.landmarks]
+    for portrait in portraits:
+        assert any(np.array_equal(portrait.landmarks, points) for points in of_all)
 
 
 # --- many
