@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -18,14 +17,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from src.audio.features import FPS, SpeechFeatures
 from src.audio.imported import ImportedFeatures
-from src.datamodules.store import SAFE_ID, Clip, ClipStore, differences
-from src.datamodules.tables import save_array, write_rows
+from src.datamodules.store import SAFE_ID, Clip, ClipStore
+from src.datamodules.tables import plain, require_settings, save_array, write_rows
 from src.errors import ConfigError, StoreError, VisemeError
-from src.media import atomic_path
 
 log = logging.getLogger(__name__)
 
 FAILURE_COLUMNS = ("id", "reason")
+OTHER_SETTINGS = "give these features another name (features.name=...), or delete the folder"  # what to do then
 
 Features = SpeechFeatures | ImportedFeatures
 
@@ -77,11 +76,11 @@ def write_features(root: Path, features: Features, *, progress: bool = True) -> 
     pending = [clip for clip in clips if not _is_made(folder, clip)]
     result = Extraction(present=len(clips) - len(pending))
     if not pending:
-        _require_settings(folder, features.settings)
+        require_settings(folder, features.settings, OTHER_SETTINGS)
         log.info("%s: all %d clips have %s features: nothing to do.", root, len(clips), features.name)
         return result
     dim = features.dim  # loads the encoder: if that fails it is no clip's fault
-    _require_settings(folder, features.settings)
+    require_settings(folder, features.settings, OTHER_SETTINGS)
     began = time.perf_counter()
     for clip in _shown(pending, features.name, progress):
         try:
@@ -104,7 +103,7 @@ def stored_features(clip: Clip, features: Features) -> Float32[np.ndarray, "t d"
     settings = folder / "settings.json"
     if not settings.is_file() or not _is_made(folder, clip):
         return None
-    if json.loads(settings.read_text()) != json.loads(json.dumps(features.settings)):
+    if json.loads(settings.read_text()) != plain(features.settings):
         return None
     return clip.features(features.name)
 
@@ -134,23 +133,6 @@ def _require_frame_rate(root: Path, clips: list[Clip]) -> None:
     if other is not None:
         raise StoreError(
             f"{root} has clips of {other.fps:g} frames per second; speech features are made for {FPS}: prepare it with clips.fps={FPS}."
-        )
-
-
-def _require_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Note what the features are made with, or compare with what they were made with."""
-    path = folder / "settings.json"
-    wanted = json.loads(json.dumps(settings))
-    if not path.is_file():
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n")
-        return
-    made_with = json.loads(path.read_text())
-    if made_with != wanted:
-        key, old, new = next(differences(made_with, wanted))
-        raise StoreError(
-            f"{folder} was made with {key}={old}, this run has {key}={new}: give these features another name "
-            "(features.name=...), or delete the folder."
         )
 
 

@@ -1,11 +1,13 @@
-"""Tables and arrays that survive a killed process and a full disk: rows and files arrive whole or not at all."""
+"""Tables, arrays and settings that survive a killed process and a full disk: rows and files arrive whole or not at all."""
 
 import csv
 import errno
 import io
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,3 +74,35 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """All rows of a CSV file, by column name."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they come back from a JSON file."""
+    return json.loads(json.dumps(settings, default=str))
+
+
+def require_settings(folder: Path, settings: Mapping[str, Any], remedy: str) -> None:
+    """Note in `folder/settings.json` how the folder's contents are made, or compare with how they were made.
+
+    Raises:
+        StoreError: they were made with other settings; names the first difference, and the remedy behind it.
+    """
+    path, wanted = folder / "settings.json", plain(settings)
+    if not path.is_file():
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n")
+        return
+    made_with = json.loads(path.read_text())
+    if made_with != wanted:
+        key, old, new = next(differences(made_with, wanted))
+        raise StoreError(f"{folder} was made with {key}={old}, this run has {key}={new}: {remedy}.")
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Settings in which two nested mappings differ: dotted name, value in `old`, value in `new`."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        yield prefix.rstrip("."), old, new
+        return
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            yield from differences(old.get(key), new.get(key), f"{prefix}{key}.")

@@ -31,7 +31,8 @@ from src.datamodules.store.reading import (
     read_clips,
     samples_of,
 )
-from src.datamodules.store.writing import SAFE_ID, StoreWriter, differences, write_clip
+from src.datamodules.store.writing import SAFE_ID, StoreWriter, write_clip
+from src.datamodules.tables import differences
 
 __all__ = [
     "COLUMNS",

@@ -2,9 +2,8 @@
 
 import dataclasses
 import fcntl
-import json
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
@@ -23,9 +22,9 @@ from src.datamodules.store.reading import (
     read_clips,
     samples_of,
 )
-from src.datamodules.tables import append_rows, cut_unfinished_line, save_array, write_rows
+from src.datamodules.tables import append_rows, cut_unfinished_line, require_settings, save_array, write_rows
 from src.errors import StoreError
-from src.media import Provenance, VideoWriter, atomic_path, write_wav
+from src.media import Provenance, VideoWriter, write_wav
 
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}")  # a file name everywhere, and never "<id>.valid"
 
@@ -137,7 +136,7 @@ class StoreWriter:
         self.provenance = provenance
         self._lock = _lock(self.root)
         try:
-            _require_settings(self.root, settings or {})
+            require_settings(self.root, settings or {}, "choose another root= or the old settings")
             self._clips = {clip.id: clip for clip in self._recover()}
         except StoreError:
             self.close()
@@ -244,32 +243,6 @@ def _leftovers(root: Path, ids: Container[str]) -> list[Path]:
         for path in (root / folder).glob("*")
         if path.name.startswith(".") or (path.suffix in suffixes and path.name.split(".")[0] not in ids)
     ] + [path for folder in (root, root / "selection") for path in folder.glob(".*.tmp*")]
-
-
-def _require_settings(root: Path, settings: Mapping[str, Any]) -> None:
-    """Note how the store is made, or compare with how it was made; StoreError names the first difference."""
-    path = root / "settings.json"
-    wanted = json.loads(json.dumps(settings, default=str))
-    if not path.is_file():
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n")
-        return
-    made_with = json.loads(path.read_text())
-    if made_with != wanted:
-        key, old, new = next(differences(made_with, wanted))
-        raise StoreError(
-            f"{root} was made with {key}={old}, this run has {key}={new}: choose another root= or the old settings."
-        )
-
-
-def differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Settings in which two nested mappings differ: dotted name, value in `old`, value in `new`."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        yield prefix.rstrip("."), old, new
-        return
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            yield from differences(old.get(key), new.get(key), f"{prefix}{key}.")
 
 
 def _lock(root: Path) -> IO[bytes]:
