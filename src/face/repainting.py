@@ -103,7 +103,7 @@ def kept_masks(
 
 def latent_masks(
     kept: Bool[np.ndarray, "t h w"], factor: int, rule: MaskRule | None = None
-) -> Bool[np.ndarray, "t h/{factor} w/{factor}"]:
+) -> Bool[np.ndarray, "t rows columns"]:
     """Masks of latents from masks of their frames: a cell is kept where all its pixels and all cells around it are.
 
     The jaw polygon is resized as the original does it, cells along its border being kept or not by half.
@@ -117,7 +117,7 @@ def latent_masks(
     t, height, width = kept.shape
     if rule.shape == "jaw":
         return resized_masks(kept, (height // factor, width // factor))
-    cells = kept.reshape(t, height // factor, factor, width // factor, factor).all(axis=(2, 4))
+    cells = np.asarray(kept.reshape(t, height // factor, factor, width // factor, factor).all(axis=(2, 4)))
     if not rule.eroded_cells:
         return cells
     neighbours = np.ones((1, 3, 3), bool)
@@ -159,7 +159,9 @@ def _fit_camera(
         axes and origin, so that a place of the face is seen at `axes @ place + origin`, and pixels per distance between the pupils.
     """
     centre = _RIGID_PLACES.mean(axis=0)
-    affine = np.einsum("tni,jn->tij", points - points.mean(axis=1, keepdims=True), np.linalg.pinv(_RIGID_PLACES - centre))
+    affine = np.einsum(
+        "tni,jn->tij", points - points.mean(axis=1, keepdims=True), np.linalg.pinv(_RIGID_PLACES - centre)
+    )
     u, spread, v = np.linalg.svd(affine, full_matrices=False)
     scale = spread.mean(axis=1)
     axes = scale[:, None, None] * (u @ v)

@@ -1,0 +1,90 @@
+"""Latents of a clip store: what a frozen first stage makes of its frames, computed once instead of in every step of training.
+
+latents/<name>/<clip>.npy            float16 (T, c, h, w), of whole frames
+latents/<name>/<clip>.masked.npy     of frames whose repainted part is black, as the mask rule has it
+latents/<name>/settings.json         first stage, resolution, mask: latents of other settings are refused
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from src.datamodules.store import Clip, differences
+from src.errors import StoreError
+from src.face.repainting import MaskRule
+
+FOLDER = "latents"
+
+
+class StoredLatents:
+    """Reads the latents of clips.
+
+    Args:
+        clips: of one store.
+        name: of the folder below `latents`.
+        resolution: of the frames that they must have been made of.
+        mask: by which they must have been masked.
+
+    Raises:
+        StoreError: there are none, they were made with other settings, or clips have none.
+    """
+
+    def __init__(self, clips: Sequence[Clip], name: str, resolution: int, mask: MaskRule) -> None:
+        self.folder = clips[0].root / FOLDER / name
+        self.settings = read_settings(self.folder)
+        wanted = {"resolution": resolution, "mask": dataclasses.asdict(mask)}
+        made_with = {key: self.settings.get(key) for key in wanted}
+        if made_with != wanted:
+            key, old, new = next(differences(made_with, wanted))
+            raise StoreError(
+                f"{self.folder} was made with {key}={old}, this run has datamodule.{key}={new}: set it alike, or make latents of "
+                "another name with tools/preprocess.py."
+            )
+        present = {path.name for path in self.folder.glob("*.npy")}
+        missing = [clip.id for clip in clips if not {f"{clip.id}.npy", f"{clip.id}.masked.npy"} <= present]
+        if missing:
+            raise StoreError(
+                f"{self.folder} lacks the latents of {len(missing)} of {len(clips)} clips (first: {missing[0]}): "
+                "make them with tools/preprocess.py latents=..."
+            )
+
+    def item(self, clip: Clip, target: int, reference: int) -> dict[str, Tensor]:
+        """`latent`, `masked_latent` and `reference_latent`, (c, h, w) float32."""
+        whole, masked = self._open(f"{clip.id}.npy"), self._open(f"{clip.id}.masked.npy")
+        return {
+            "latent": _to_tensor(whole[target]),
+            "masked_latent": _to_tensor(masked[target]),
+            "reference_latent": _to_tensor(whole[reference]),
+        }
+
+    def _open(self, name: str) -> np.ndarray:
+        return _open_array(self.folder / name)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """How latents were made; StoreError where there are none."""
+    path = folder / "settings.json"
+    if not path.is_file():
+        made = ", ".join(sorted(p.parent.name for p in folder.parent.glob("*/settings.json")))
+        raise StoreError(
+            f"{folder} holds no latents{f' (there are {made})' if made else ''}: make them with tools/preprocess.py "
+            "latents=..., or leave datamodule.latents out."
+        )
+    return json.loads(path.read_text())
+
+
+def _to_tensor(array: np.ndarray) -> Float32[Tensor, "c h w"]:
+    return torch.from_numpy(array.astype(np.float32))
+
+
+@functools.lru_cache(256)
+def _open_array(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
