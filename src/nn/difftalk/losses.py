@@ -1,0 +1,31 @@
+"""Adversarial losses of the first stage (VQ-GAN, arXiv:2012.09841, section 3.2; hinge form of arXiv:1705.02894)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+MAX_WEIGHT = 1e4
+
+
+def discriminator_loss(real: Float[Tensor, "b 1 h w"], reconstructed: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
+    """(mean max(0, 1 - D(x)) + mean max(0, 1 + D(x'))) / 2, of the logits of frames and of their reconstructions."""
+    return 0.5 * ((1 - real).relu().mean() + (1 + reconstructed).relu().mean())
+
+
+def generator_loss(reconstructed: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
+    """-mean D(x'), of the logits of reconstructions."""
+    return -reconstructed.mean()
+
+
+def adaptive_weight(
+    reconstruction: Float[Tensor, ""], adversarial: Float[Tensor, ""], last_layer: Float[Tensor, "..."]
+) -> Float[Tensor, ""]:
+    """What balances the two losses' gradients at the decoder's last layer (equation 7), without a gradient of its own:
+
+        |grad reconstruction| / (|grad adversarial| + 1e-4),  at most 10 000
+
+    Both graphs are kept for the backward pass that follows.
+    """
+    wanted = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0].norm()
+    present = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0].norm()
+    return (wanted / (present + 1e-4)).clamp(0, MAX_WEIGHT).detach()
