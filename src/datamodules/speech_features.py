@@ -6,7 +6,7 @@ Beside the arrays lie `settings.json`, what the rows were made with, and `failur
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from src.audio.features import FPS, SpeechFeatures
 from src.audio.imported import ImportedFeatures
 from src.datamodules.store import SAFE_ID, Clip, ClipStore
-from src.datamodules.tables import plain, require_settings, save_array, write_rows
+from src.datamodules.tables import plain, read_rows, require_settings, save_array, write_rows
 from src.errors import ConfigError, StoreError, VisemeError
 
 log = logging.getLogger(__name__)
@@ -73,27 +73,18 @@ def write_features(root: Path, features: Features, *, progress: bool = True) -> 
     clips = ClipStore(root).clips
     _require_frame_rate(root, clips)
     folder = root / "features" / features.name
-    pending = [clip for clip in clips if not _is_made(folder, clip)]
-    result = Extraction(present=len(clips) - len(pending))
-    if not pending:
-        require_settings(folder, features.settings, OTHER_SETTINGS)
-        log.info("%s: all %d clips have %s features: nothing to do.", root, len(clips), features.name)
-        return result
-    dim = features.dim  # loads the encoder: if that fails it is no clip's fault
+    missing = [clip for clip in clips if not _is_made(folder, clip)]
+    mute = _without_sound(missing, features)
+    pending = [clip for clip in missing if clip.id not in mute]
+    if pending:
+        _ = features.dim  # loads the encoder: if that fails it is no clip's fault
     require_settings(folder, features.settings, OTHER_SETTINGS)
+    result = Extraction(present=len(clips) - len(missing), failures=mute)
     began = time.perf_counter()
     for clip in _shown(pending, features.name, progress):
-        try:
-            rows = _rows(clip, features)
-            assert rows.shape == (clip.n_frames, dim), f"{features.name}: {rows.shape} for {clip.n_frames} frames"
-        except VisemeError as error:
-            result.failures[clip.id] = str(error)
-            continue
-        save_array(folder / f"{clip.id}.npy", rows)
-        result.written += 1
-        result.seconds_of_sound += clip.duration
+        _extract(folder, clip, features, result)
     _write_failures(folder, result.failures)
-    _summarise(root, features.name, dim, result, time.perf_counter() - began)
+    _summarise(root, features.name, result, time.perf_counter() - began)
     return result
 
 
@@ -106,6 +97,26 @@ def stored_features(clip: Clip, features: Features) -> Float32[np.ndarray, "t d"
     if json.loads(settings.read_text()) != plain(features.settings):
         return None
     return clip.features(features.name)
+
+
+def _without_sound(clips: Iterable[Clip], features: Features) -> dict[str, str]:
+    """The clips that no encoder can do anything for, by id with the reason; files of another program may know their sound."""
+    if isinstance(features, ImportedFeatures):
+        return {}
+    return {clip.id: f"Clip {clip.id} has no sound." for clip in clips if not clip.has_audio}
+
+
+def _extract(folder: Path, clip: Clip, features: Features, result: Extraction) -> None:
+    """Write the rows of one clip, or note why it has none."""
+    try:
+        rows = _rows(clip, features)
+        assert rows.shape == (clip.n_frames, features.dim), f"{rows.shape}: {features.dim} for {clip.n_frames} frames"
+    except VisemeError as error:
+        result.failures[clip.id] = str(error)
+        return
+    save_array(folder / f"{clip.id}.npy", rows)
+    result.written += 1
+    result.seconds_of_sound += clip.duration
 
 
 def _rows(clip: Clip, features: Features) -> Float32[np.ndarray, "t d"]:
@@ -145,33 +156,35 @@ def _shown(clips: list[Clip], name: str, progress: bool) -> Iterator[Clip]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+    with Progress(*columns, console=Console(stderr=True), disable=not (progress and clips)) as bar:
         yield from bar.track(clips, description=f"{name} features")
 
 
 def _write_failures(folder: Path, failures: Mapping[str, str]) -> None:
-    """The table of clips without features; none where all have them."""
+    """The table of clips without features; none where all have them. A store that cannot be written is left alone where nothing changes."""
     path = folder / "failures.csv"
-    if failures:
-        write_rows(path, FAILURE_COLUMNS, [{"id": id, "reason": reason} for id, reason in failures.items()])
-    else:
+    rows = [{"id": id, "reason": reason} for id, reason in failures.items()]
+    if not rows:
         path.unlink(missing_ok=True)
+    elif not path.is_file() or read_rows(path) != rows:
+        write_rows(path, FAILURE_COLUMNS, rows)
 
 
-def _summarise(root: Path, name: str, dim: int, result: Extraction, seconds: float) -> None:
-    folder = root / "features" / name
-    if result.failures and not (result.written or result.present):
-        id, reason = next(iter(result.failures.items()))
-        raise StoreError(
-            f"Not one of the {len(result.failures)} clips of {root} got {name} features (clip {id}: {reason})"
-        )
+def _summarise(root: Path, name: str, result: Extraction, seconds: float) -> None:
+    failures = result.failures
+    if failures and not (result.written or result.present):
+        id, reason = next(iter(failures.items()))
+        raise StoreError(f"Not one of the {len(failures)} clips of {root} got {name} features (clip {id}: {reason})")
+    without = f"; {len(failures)} without: {root / 'features' / name / 'failures.csv'}" if failures else ""
+    if not result.written:
+        log.info("%s: %d clips have %s features: nothing was made%s", root, result.present, name, without)
+        return
     log.info(
-        "%s features, %d numbers per frame: %d clips written (%.1f minutes of sound, %.0f times real time), %d had them%s",
+        "%s features: %d clips written (%.1f minutes of sound, %.0f times real time), %d had them%s",
         name,
-        dim,
         result.written,
         result.seconds_of_sound / 60,
         result.seconds_of_sound / max(seconds, 1e-6),
         result.present,
-        f"; {len(result.failures)} without: {folder / 'failures.csv'}" if result.failures else "",
+        without,
     )

@@ -95,6 +95,31 @@ def test_a_clip_without_sound_is_listed(tmp_path, store):
     assert "has no sound" in result.failures["mute"]
 
 
+def test_clips_without_sound_do_not_load_the_encoder_again(store):
+    class Unloadable(LogMel):
+        @property
+        def dim(self) -> int:
+            raise CheckpointError("the encoder was loaded.")
+
+    add_mute_clip(store)
+    write_features(store, LogMel())
+    table = store / "features" / "log_mel" / "failures.csv"
+    stamp = table.stat().st_mtime_ns
+    result = write_features(store, Unloadable())
+    assert (result.present, result.written, list(result.failures)) == (4, 0, ["mute"])
+    assert [row["id"] for row in read_rows(table)] == ["mute"]
+    assert table.stat().st_mtime_ns == stamp
+
+
+def test_imported_features_of_a_clip_without_sound_are_taken(tmp_path, store):
+    add_mute_clip(store)
+    folder = tmp_path / "embeddings"
+    folder.mkdir()
+    np.save(folder / "mute.npy", np.ones((24, 6), np.float32))
+    assert write_features(store, ImportedFeatures(folder)).written == 1
+    assert {clip.id: clip for clip in ClipStore(store)}["mute"].features("imported").shape == (24, 6)
+
+
 def add_mute_clip(root) -> None:
     clip = next(iter(ClipStore(root)))
     with StoreWriter(root, clip.size) as writer:
