@@ -55,17 +55,3 @@ def denoising_error(
     else:
         raise ValueError(f"prediction_type={prediction_type!r}: choose epsilon, sample or v_prediction")
     return weight * error.square()
-
-
-def denoising_loss(
-    output: Float[Tensor, "b *shape"],
-    clean: Float[Tensor, "b *shape"],
-    noise: Float[Tensor, "b *shape"],
-    alphas_cumprod: Float[Tensor, " b"],
-    prediction_type: str,
-    min_snr_gamma: float | None = None,
-    snr_floor: float | None = None,
-) -> Float[Tensor, ""]:
-    """Mean of `denoising_error` over all elements."""
-    limits = (min_snr_gamma, snr_floor)
-    return denoising_error(output, clean, noise, alphas_cumprod, prediction_type, *limits).mean()

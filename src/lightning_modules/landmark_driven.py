@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from src.diffusion.losses import denoising_loss
+from src.diffusion.losses import denoising_error
 from src.diffusion.noise import FrameNoise, NoiseMode, generators_from, randn_each
 from src.diffusion.pixels import to_signed, to_unit
 from src.diffusion.sampling import Scheduler, SchedulerFactory, StepCallback, sample, sampler_for
@@ -111,7 +111,7 @@ class LandmarkDriven(pl.LightningModule):
         prediction = self(noisy, condition, timestep)
         alphas_cumprod = self.noise_schedule.alphas_cumprod.to(clean.device)[timestep]
         prediction_type = self.noise_schedule.config.prediction_type
-        return denoising_loss(prediction, clean, noise, alphas_cumprod, prediction_type, *self.loss_limits)
+        return denoising_error(prediction, clean, noise, alphas_cumprod, prediction_type, *self.loss_limits).mean()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """Loss at random time steps, uniform over the noise levels."""

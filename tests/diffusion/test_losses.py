@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from src.diffusion.losses import denoising_loss
+from src.diffusion.losses import denoising_error
 
 B = 3
 
@@ -17,7 +17,7 @@ def test_a_perfect_prediction_costs_nothing(prediction_type):
     clean, noise, _, ab = setup()
     a, s = ab.sqrt().reshape(B, 1, 1, 1), (1 - ab).sqrt().reshape(B, 1, 1, 1)
     target = {"epsilon": noise, "sample": clean, "v_prediction": a * noise - s * clean}[prediction_type]
-    assert denoising_loss(target, clean, noise, ab, prediction_type).item() == pytest.approx(0, abs=1e-12)
+    assert denoising_error(target, clean, noise, ab, prediction_type).max().item() == pytest.approx(0, abs=1e-12)
 
 
 def test_noise_and_sample_prediction_have_the_same_loss_for_the_same_estimate():
@@ -26,20 +26,20 @@ def test_noise_and_sample_prediction_have_the_same_loss_for_the_same_estimate():
     a, s = ab.sqrt().reshape(B, 1, 1, 1), (1 - ab).sqrt().reshape(B, 1, 1, 1)
     estimated_noise = (a * clean + s * noise - a * estimate) / s
     torch.testing.assert_close(
-        denoising_loss(estimate, clean, noise, ab, "sample"),
-        denoising_loss(estimated_noise, clean, noise, ab, "epsilon"),
+        denoising_error(estimate, clean, noise, ab, "sample").mean(),
+        denoising_error(estimated_noise, clean, noise, ab, "epsilon").mean(),
     )
 
 
 def test_the_loss_is_computed_in_float32():
     clean, noise, estimate, ab = setup()
-    assert denoising_loss(estimate.bfloat16(), clean, noise, ab, "epsilon").dtype == torch.float32
+    assert denoising_error(estimate.bfloat16(), clean, noise, ab, "epsilon").dtype == torch.float32
 
 
 def test_an_unknown_prediction_type_is_refused():
     clean, noise, estimate, ab = setup()
     with pytest.raises(ValueError, match="epsilon, sample or v_prediction"):
-        denoising_loss(estimate, clean, noise, ab, "score")
+        denoising_error(estimate, clean, noise, ab, "score")
 
 
 @pytest.mark.parametrize("limits", [(5.0, None), (None, 1.0), (5.0, 1.0), (1.0, 1.0)])
@@ -56,5 +56,5 @@ def test_limits_hold_for_the_weight_of_the_error_of_x_0(prediction_type, limits)
     weight = (ab / (1 - ab)).clamp(min=limits[1], max=limits[0]).reshape(-1, 1, 1, 1)
     expected = (weight * (x_0 - clean).square()).mean()
     torch.testing.assert_close(
-        denoising_loss(output, clean, noise, ab, prediction_type, *limits), expected, rtol=1e-3, atol=0
+        denoising_error(output, clean, noise, ab, prediction_type, *limits).mean(), expected, rtol=1e-3, atol=0
     )
