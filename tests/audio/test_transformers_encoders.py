@@ -119,7 +119,9 @@ def test_a_folder_in_the_models_folder_is_found_by_its_name(tiny, monkeypatch):
 
 
 def test_building_an_extractor_loads_nothing():
-    TransformersFeatures("/no/such/folder", device="cpu")
+    extractor = TransformersFeatures("/no/such/folder", device="cpu")
+    with pytest.raises(FeatureError, match="there is no such folder"):
+        _ = extractor.dim
 
 
 @pytest.mark.parametrize("model", ["/no/such/folder", "./nothing/here"])
