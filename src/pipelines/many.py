@@ -17,12 +17,12 @@ from src.datamodules.store import ClipStore
 from src.datamodules.tables import write_rows
 from src.errors import ConfigError, VisemeError
 from src.media import Provenance, VideoWriter
+from src.metrics.pairing import VIDEO_SUFFIXES
 from src.pipelines.video import Video, write
 
 log = logging.getLogger(__name__)
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"}
 SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".ogg")
 COLUMNS = ("name", "source", "audio", "driving")
 
@@ -121,7 +121,7 @@ def _beside(table: Path, entry: str) -> str:
 def _in_folder(path: Path) -> Iterator[Job]:
     for file in sorted(path.iterdir()):
         sound = next((str(s) for suffix in SOUNDS if (s := file.with_suffix(suffix)).is_file()), None)
-        if file.suffix.lower() in VIDEOS:
+        if file.suffix.lower() in VIDEO_SUFFIXES:
             yield Job(file.stem, str(file), sound, str(file))
         elif file.suffix.lower() in PICTURES:
             yield Job(file.stem, str(file), sound)
@@ -149,7 +149,12 @@ def generate(
         seed: of the noise of each video.
         n_batches: stop after so many batches of videos; None: all.
         overwrite: make those that exist again.
+
+    Raises:
+        ConfigError: `out` is a clip store, which has a `failures.csv` of its own.
     """
+    if (out / "clips.csv").exists():
+        raise ConfigError(f"out={out} is a clip store: give another folder for the videos.")
     made = Made()
     missing = [job for job in jobs if overwrite or not _file(out, job).is_file()]
     made.skipped = len(jobs) - len(missing)

@@ -298,6 +298,13 @@ def test_a_batch_that_cannot_be_written_is_recorded_and_leaves_nothing(model, ro
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["failures.csv"]
 
 
+def test_a_clip_store_is_not_written_into(model, root):
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    with pytest.raises(ConfigError, match=r"store is a clip store: give another folder"):
+        generate(pipeline(model), read_jobs(root, split=None), root, PROVENANCE)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+
 def test_a_folder_pairs_pictures_with_sounds(tmp_path):
     for name in ("a.png", "a.wav", "b.mp4", "c.wav"):
         (tmp_path / name).touch()
