@@ -46,6 +46,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if server.status != 200:
             self.send_error(server.status)
             return
+        if server.resumes and self.headers.get("Range") == f"bytes={len(server.content)}-":
+            self.send_error(416)
+            return
         start = int((self.headers.get("Range") or "bytes=0-")[6:-1]) if server.resumes else 0
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(server.content) - start))
@@ -74,6 +77,27 @@ def test_a_file_is_fetched_once_and_whole(server, tmp_path):
     assert download(FILE, tmp_path / "new", mirror=server.address + "/") == path
     assert len(server.ranges) == 1
     assert [p.name for p in path.parent.iterdir()] == ["a.bin"]
+
+
+SHORT = ModelFile("a.bin", FILE.url, None, FILE.sha256[:8], "tests", "none")  # as its publisher describes it
+
+
+@pytest.mark.parametrize("present", [0, 300_000, len(CONTENT)])
+def test_a_file_of_unknown_size_is_continued_and_known_by_the_first_digits(server, tmp_path, present):
+    (tmp_path / "a.bin.part").write_bytes(CONTENT[:present])
+    steps: list[tuple[int, int]] = []
+    path = download(SHORT, tmp_path, mirror=server.address, progress=lambda *step: steps.append(step))
+    assert path.read_bytes() == CONTENT
+    assert is_complete(SHORT, path)
+    assert server.ranges == [f"bytes={present}-" if present else None]
+    assert present == len(CONTENT) or steps[-1] == (len(CONTENT), len(CONTENT))
+
+
+def test_a_file_of_unknown_size_with_other_digits_is_refused(server, tmp_path):
+    server.content = CONTENT[::-1]
+    with pytest.raises(VisemeError, match="sha256"):
+        download(SHORT, tmp_path, mirror=server.address)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_download_is_continued_where_it_stopped(server, tmp_path):

@@ -11,7 +11,7 @@ from src.model_files import MODEL_FILES, download, models_dir
 @command("download_models")
 def main(cfg: DictConfig) -> None:
     """Download what is missing, one progress bar per file."""
-    names = list(cfg.names or MODEL_FILES)
+    names = list(cfg.names or (name for name, file in MODEL_FILES.items() if not file.on_request))
     unknown = [name for name in names if name not in MODEL_FILES]
     if unknown:
         raise ConfigError(f"names={unknown[0]}: there is no such model file; choose from {', '.join(MODEL_FILES)}.")
@@ -24,7 +24,7 @@ def main(cfg: DictConfig) -> None:
                 file,
                 models_dir(),
                 mirror=cfg.mirror,
-                progress=lambda done, _, bar=bar: bars.update(bar, completed=done),
+                progress=lambda done, total, bar=bar: bars.update(bar, completed=done, total=total),
             )
             bars.update(bar, completed=file.size)
 
