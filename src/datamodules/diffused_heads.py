@@ -376,7 +376,7 @@ class DiffusedHeadsDataModule(ResumableDataModule[DiffusedHeadsDataset]):
         """The beginnings of the first validation clips, padded with zeros where a clip is shorter.
 
         Returns:
-            as `DiffusedHeadsDataset.window`, with a first axis of clips, and `lengths` (b,) int64.
+            as `DiffusedHeadsDataset.window`, with a first axis of clips, and `lengths`, `index` (b,) int64: frames, and number of the clip.
         """
         windows = [self.val_dataset.window(clip, n_frames) for clip in self.val_dataset.clips[:n_clips]]
         features, lengths = pad_features([window["features"] for window in windows])
@@ -386,4 +386,5 @@ class DiffusedHeadsDataModule(ResumableDataModule[DiffusedHeadsDataset]):
             "identity": torch.stack([w["identity"] for w in windows]),
             "features": features,
             "lengths": lengths,
+            "index": torch.arange(len(windows)),
         }

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int64, UInt8
-from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -34,6 +33,7 @@ from src.face.landmarks import mouth_points
 from src.lightning_modules.optimization import OptimizerFactory, optimize
 from src.lightning_modules.optimization import SchedulerFactory as LRSchedulerFactory
 from src.lightning_modules.randomness import StepRandomness, seed_of
+from src.lightning_modules.validation import evaluation_is_due, row_generators
 from src.metrics.images import PSNR, SSIM
 from src.metrics.landmarks import SCALE, landmark_distances
 from src.nn.diffused_heads import DiffusedHeadsUNet
@@ -191,22 +191,16 @@ class DiffusedHeads(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """`val/loss`, and where it is due the measures of generated videos."""
-        if batch_idx == 0 and self._evaluation_is_due():
+        if batch_idx == 0 and evaluation_is_due(self, self.eval_every_n_epochs):
             self._evaluate()
         shape = batch["target"].shape[1:]
-        generators = self._generators_of("val/loss", batch["index"].tolist())
+        generators = row_generators(self, "val/loss", batch["index"])
         timestep = torch.cat(
             [torch.randint(len(self.diffusion), (1,), generator=g, device=self.device) for g in generators]
         )
         losses = self.losses(batch, randn_each(generators, shape), timestep)
         self.val_loss.update(losses["loss"], weight=len(timestep))
         self.log("val/loss", self.val_loss, prog_bar=True)
-
-    def _evaluation_is_due(self) -> bool:
-        trainer = self.trainer
-        if trainer.sanity_checking or not self.eval_every_n_epochs:
-            return False
-        return trainer.state.fn != TrainerFn.FITTING or self.current_epoch % self.eval_every_n_epochs == 0
 
     def _evaluate(self) -> None:
         """Generate the beginnings of a few validation clips and compare them with the real frames; each process takes its share."""
@@ -254,10 +248,6 @@ class DiffusedHeads(pl.LightningModule):
                     points = (points + 0.5) / factor - 0.5
                     distance = landmark_distances(points[None], real[None]) * SCALE / max(height, width)
                     self.val_lmd_mouth.update(distance.to(self.device))
-
-    def _generators_of(self, use: str, indices: Sequence[int]) -> list[torch.Generator]:
-        """Generators that depend on the data set's row alone: not on the epoch, the batch size or the number of processes."""
-        return generators_from((seed_of(self.seed, use, i) for i in indices), self.device)
 
     # --- sampling
 
@@ -357,10 +347,16 @@ class DiffusedHeads(pl.LightningModule):
         return torch.cat(list(self.generate(identity, conditions["features"][None], noises, sampler=sampler)))
 
     def sample_videos(self, clips: Batch, seed: int, **options: Any) -> Float[Tensor, "b t 3 h w"]:
-        """Several videos in [-1, 1] at once; `clips` has `identity` (b, 3, h, w) uint8, `features` (b, t, d) and `lengths` (b,)."""
-        clips = {key: clips[key].to(self.device) for key in ("identity", "features", "lengths")}
+        """Several videos in [-1, 1] at once; each is the same whatever is made beside it.
+
+        Args:
+            clips: `identity` (b, 3, h, w) uint8, `features` (b, t, d), `lengths` (b,), and `index` (b,), which the noise depends on.
+            seed: of the noise.
+            options: of `frame_sampler`.
+        """
+        clips = {key: clips[key].to(self.device) for key in ("identity", "features", "lengths", "index")}
         identity = to_signed(clips["identity"])
-        generators = generators_from((seed_of(seed, i) for i in range(len(identity))), "cpu")
+        generators = generators_from((seed_of(seed, i) for i in clips["index"].tolist()), "cpu")
         noises = [FrameNoise(tuple(identity.shape[1:]), generator) for generator in generators]
         sampler = self.frame_sampler(**options)
         frames = self.generate(identity, clips["features"], noises, sampler=sampler, lengths=clips["lengths"])

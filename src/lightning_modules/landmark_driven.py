@@ -10,18 +10,18 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int64, UInt8
-from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from src.diffusion.losses import denoising_error
-from src.diffusion.noise import FrameNoise, NoiseMode, generators_from, randn_each
+from src.diffusion.noise import FrameNoise, NoiseMode, randn_each
 from src.diffusion.pixels import to_signed, to_unit
 from src.diffusion.sampling import Scheduler, SchedulerFactory, StepCallback, sample, sampler_for
 from src.lightning_modules.optimization import OptimizerFactory, optimize
 from src.lightning_modules.optimization import SchedulerFactory as LRSchedulerFactory
-from src.lightning_modules.randomness import StepRandomness, seed_of
+from src.lightning_modules.randomness import StepRandomness
+from src.lightning_modules.validation import evaluation_is_due, row_generators
 from src.metrics.images import PSNR, SSIM
 from src.nn.landmark_driven import LandmarkDrivenUNet
 
@@ -126,14 +126,14 @@ class LandmarkDriven(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """`val/loss`, and where it is due `val/ssim` and `val/psnr`."""
         clean = to_signed(batch["target"])
-        generators = self._generators_of("val/loss", batch["index"])
+        generators = row_generators(self, "val/loss", batch["index"])
         timestep = torch.cat(
             [torch.randint(self.num_train_timesteps, (1,), generator=g, device=self.device) for g in generators]
         )
         noise = randn_each(generators, clean.shape[1:])
         self.val_loss.update(self.loss(clean, stack_condition(batch), noise, timestep), weight=len(clean))
         self.log("val/loss", self.val_loss, prog_bar=True)
-        if self._evaluation_is_due():
+        if evaluation_is_due(self, self.eval_every_n_epochs):
             self._evaluate(batch)
 
     def _evaluate(self, batch: Batch) -> None:
@@ -146,21 +146,11 @@ class LandmarkDriven(pl.LightningModule):
         if len(batch["index"]) == 0:
             return
         condition = stack_condition(batch)
-        generators = self._generators_of("val/sample", batch["index"])
+        generators = row_generators(self, "val/sample", batch["index"])
         noise = randn_each(generators, (3, *condition.shape[-2:]))
         generated = to_unit(self.denoise(condition, noise, generators=generators))
         self.val_ssim.update(generated, batch["target"])
         self.val_psnr.update(generated, batch["target"])
-
-    def _evaluation_is_due(self) -> bool:
-        trainer = self.trainer
-        if trainer.sanity_checking or not self.eval_every_n_epochs:
-            return False
-        return trainer.state.fn != TrainerFn.FITTING or self.current_epoch % self.eval_every_n_epochs == 0
-
-    def _generators_of(self, use: str, index: Int64[Tensor, " b"]) -> list[torch.Generator]:
-        """Generators that depend on the data set's row alone: not on the epoch, the batch size or the number of processes."""
-        return generators_from((seed_of(self.seed, use, i) for i in index.tolist()), self.device)
 
     def denoise(
         self,

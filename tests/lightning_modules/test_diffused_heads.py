@@ -222,6 +222,7 @@ def clips_of(lengths: list[int]) -> dict[str, Tensor]:
         "identity": torch.randint(256, (len(lengths), 3, SIDE, SIDE), generator=generator, dtype=torch.uint8),
         "features": torch.randn(len(lengths), max(lengths), AUDIO_DIM, generator=generator),
         "lengths": torch.tensor(lengths),
+        "index": torch.arange(len(lengths)),
     }
 
 
@@ -239,6 +240,8 @@ def test_a_video_is_the_same_alone_and_beside_others():
     assert both.shape == (2, 5, 3, SIDE, SIDE)
     alone = model.sample_videos({key: value[:1] for key, value in clips.items()}, seed=0)
     torch.testing.assert_close(both[:1], alone, atol=1e-4, rtol=0)
+    share = model.sample_videos({key: value[1::2] for key, value in clips.items()}, seed=0)  # of a second process
+    torch.testing.assert_close(both[1:, :3], share[:, :3], atol=1e-4, rtol=0)
     short = {**clips, "features": clips["features"].clone()}
     short["features"][1, 3:] = 7.0  # behind the end of the shorter clip
     torch.testing.assert_close(model.sample_videos(short, seed=0)[1, :3], both[1, :3])
