@@ -58,7 +58,8 @@ class Scheduler(Protocol):
 
 SchedulerFactory = Callable[..., Scheduler]
 
-# Presets by name. Few steps have to start at the noisiest time step ("trailing"); where a solver can clip x_0 to [-1, 1], it does.
+# Presets by name. Few steps have to start at the noisiest time step ("trailing"); where a solver can clip x_0 to [-1, 1], it does, unless
+# the schedule of the training says that clean samples have no such limits (`clip_sample: false`: latents).
 _FEW_STEPS = {"timestep_spacing": "trailing"}
 _CLIPPED = {"thresholding": True, "sample_max_value": 1.0}
 SAMPLERS: dict[str, Any] = {
@@ -84,6 +85,7 @@ def sampler_for(schedule: Scheduler, sampler: str | SchedulerFactory | None = No
     """
     if sampler is None:
         return schedule
+    preset = isinstance(sampler, str)
     if isinstance(sampler, str):
         if sampler not in SAMPLERS:
             raise ConfigError(
@@ -91,14 +93,21 @@ def sampler_for(schedule: Scheduler, sampler: str | SchedulerFactory | None = No
             )
         sampler = SAMPLERS[sampler]
     kind: Any = sampler.func if isinstance(sampler, partial) else sampler
-    options = sampler.keywords if isinstance(sampler, partial) else {}
+    options: dict[str, Any] = dict(sampler.keywords) if isinstance(sampler, partial) else {}
     if not (isinstance(kind, type) and hasattr(kind, "from_config")):
         raise ConfigError(
             f"sampler={sampler!r}: choose one of {', '.join(SAMPLERS)}, or a scheduler class of diffusers."
         )
     if kind is EulerAncestralDiscreteScheduler and schedule.config.prediction_type == "sample":
         raise ConfigError("sampler=euler_ancestral has no version for prediction_type=sample: choose another sampler.")
+    if preset and not schedule.config.get("clip_sample", True):
+        options = {key: value for key, value in options.items() if key not in _CLIPPED}
     return kind.from_config(schedule.config, **options)
+
+
+def takes_eta(scheduler: Scheduler) -> bool:
+    """Whether the randomness of its steps can be chosen, as that of DDIM."""
+    return "eta" in inspect.signature(scheduler.step).parameters
 
 
 @torch.no_grad()
@@ -137,7 +146,7 @@ def sample(
     """
     scheduler = type(scheduler).from_config(scheduler.config)
     scheduler.set_timesteps(steps)  # on the CPU: steps then never wait for the GPU
-    options = _step_options(scheduler, eta, generators)
+    options = step_options(scheduler, eta, generators)
     if step_noise is not None and "variance_noise" not in inspect.signature(scheduler.step).parameters:
         raise ValueError(f"{type(scheduler).__name__} draws its own step noise; give generators instead")
     x = noise * scheduler.init_noise_sigma
@@ -151,7 +160,7 @@ def sample(
     return x
 
 
-def _step_options(scheduler: Scheduler, eta: float, generators: Sequence[torch.Generator] | None) -> dict[str, Any]:
+def step_options(scheduler: Scheduler, eta: float, generators: Sequence[torch.Generator] | None) -> dict[str, Any]:
     """Keyword arguments that `scheduler.step` understands."""
     understood = inspect.signature(scheduler.step).parameters
     options: dict[str, Any] = {}
