@@ -58,6 +58,24 @@ def test_a_release_folder_comes_back_to_the_last_bit(tmp_path):
     assert weights_sha256(weights) in (tmp_path / "release" / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("method", "pipeline", "command"),
+    [
+        ("landmark_driven", {}, "source=face.png driving=clip.mp4 out="),
+        (
+            "diffused_heads",
+            {"features": {"_target_": "src.audio.log_mel.LogMel"}},
+            "source=face.png audio=speech.wav out=",
+        ),
+        ("diffused_heads", {}, "source=face.png audio=speech.wav features=THOSE_OF_ITS_TRAINING out="),
+    ],
+)
+def test_the_model_card_says_what_drives_the_face(tmp_path, method, pipeline, command):
+    checkpoint = Checkpoint(tmp_path / "x.ckpt", method, {"net.w": torch.ones(2)}, {"pipeline": pipeline})
+    save_release(tmp_path / "release", checkpoint)
+    assert command in (tmp_path / "release" / "README.md").read_text()
+
+
 class Payload:
     """Pickled, it runs a command when it is unpickled."""
 
