@@ -10,6 +10,7 @@ from src.checkpoint import check_targets
 from src.cli import CONF_DIR
 from src.datamodules.stored_alignment import stored_alignment
 from src.face.alignment import ResizedAlignment, SquareCropAlignment
+from src.lightning_modules.record import recorded_groups
 
 
 def write_settings(root, **settings) -> None:
@@ -42,3 +43,17 @@ def test_checkpoints_may_hold_the_alignments_that_preprocessing_offers(tmp_path,
     stored = stored_alignment(tmp_path, 32)
     check_targets(stored)
     assert instantiate(stored).size == (32, 32)
+
+
+def test_a_checkpoint_records_the_alignment_where_the_pipeline_has_none(tmp_path):
+    write_settings(tmp_path, alignment={"_target_": "src.face.alignment.SquareCropAlignment", "size": 256})
+    data = {"root": str(tmp_path), "resolution": 64}
+    groups = recorded_groups({"pipeline": {"alignment": None}, "datamodule": data, "model": {"a": 1}, "seed": 3})
+    assert groups == {
+        "pipeline": {"alignment": stored_alignment(tmp_path, 64)},
+        "datamodule": data,
+        "model": {"a": 1},
+    }
+    own = {"alignment": {"_target_": "src.face.alignment.MeanFaceAlignment"}}
+    for pipeline in (own, {}, None):
+        assert recorded_groups({"pipeline": pipeline, "datamodule": data})["pipeline"] == pipeline
