@@ -257,6 +257,7 @@ def test_previews_of_several_clips_are_padded(root, tmp_path):
     videos = module.preview_videos(2, 5)
     assert videos["target"].shape == (2, 5, 3, 32, 32)
     assert videos["lengths"].tolist() == [5, 5]
+    assert videos["index"].tolist() == [0, 1]
     for key, value in module.preview_video(5).items():
         assert torch.equal(videos[key][0], value)
 
