@@ -62,7 +62,7 @@ class MaskRule:
             for the jaw polygon, which is taken to the grid as the original does.
     """
 
-    shape: Shape = "steady"
+    shape: str = "steady"
     margin: float = 0.1
     eroded_cells: int = 1
 
