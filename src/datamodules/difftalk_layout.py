@@ -1,0 +1,298 @@
+"""Data in the layout of DiffTalk's original training, read as it is.
+
+    <root>/images/<clip>_<frame>.jpg          square frame of a face
+    <root>/landmarks/<clip>_<frame>.lms       68 rows "x y", pixels of that frame
+    <root>/audio_smooth/<clip>_<frame>.npy    (8, 16, 29) float, windows of DeepSpeech's logits around it
+    <root>/data.txt                           optional: line n is "n <count>", the frames of clip n and one more
+    <root>/../data_train.txt, data_test.txt   lists of <clip>_<frame>, one per line; beside `images`, too
+
+`tools/preprocess.py dataset=difftalk` takes such data over into a clip store, where training runs faster: one video per clip.
+"""
+
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from src.audio.deepspeech import N_LOGITS, WINDOW_ROWS, WINDOW_SIZE
+from src.datamodules.difftalk import LANDMARK_SIZE, ReferenceFrame, reference_candidates
+from src.errors import ConfigError, FaceError, FeatureError, StoreError
+from src.face.repainting import MaskRule, condition_points, kept_masks
+from src.media import read_image
+
+log = logging.getLogger(__name__)
+
+Item = dict[str, Any]
+
+FOLDERS = {"images": ".jpg", "landmarks": ".lms", "audio_smooth": ".npy"}
+ORIGINAL_GAP = 60
+
+
+@dataclass(frozen=True, order=True)
+class FrameId:
+    """A frame of the layout: clip and number, both decimal."""
+
+    clip: int
+    frame: int
+
+    def __str__(self) -> str:
+        return f"{self.clip}_{self.frame}"
+
+
+# --- lists
+
+
+def read_frame_list(path: Path) -> list[FrameId]:
+    """The frames that a list names.
+
+    Raises:
+        ConfigError: the list cannot be read, is empty, or has lines that name no frame.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as text: give a list with one CLIP_FRAME per line.") from error
+    names = [line for line in lines if line]
+    wrong = [name for name in names if parse_frame_id(name) is None]
+    if wrong or not names:
+        found = f"has {len(wrong)} lines that name no frame (first: {wrong[0]})" if wrong else "is empty"
+        raise ConfigError(f"{path} {found}: write one CLIP_FRAME per line, two numbers, for example 12_345.")
+    return [frame for name in names if (frame := parse_frame_id(name))]
+
+
+def parse_frame_id(name: str) -> FrameId | None:
+    """`12_345` -> clip 12, frame 345; None where the name is of another form."""
+    clip, _, frame = name.partition("_")
+    return FrameId(int(clip), int(frame)) if clip.isdecimal() and frame.isdecimal() else None
+
+
+def missing_files(root: Path, frames: Sequence[FrameId]) -> list[str]:
+    """Files of these frames that the layout lacks, as paths below `root`; three listings instead of a look-up per file."""
+    present = {
+        folder: {path.name for path in (root / folder).iterdir()} if (root / folder).is_dir() else set()
+        for folder in FOLDERS
+    }
+    return [
+        f"{folder}/{frame}{suffix}"
+        for folder, suffix in FOLDERS.items()
+        for frame in frames
+        if f"{frame}{suffix}" not in present[folder]
+    ]
+
+
+def frames_by_clip(root: Path) -> dict[int, list[int]]:
+    """Numbers of the frames of every clip that have a picture, in order."""
+    found = [frame for path in (root / "images").glob("*.jpg") if (frame := parse_frame_id(path.stem))]
+    clips: dict[int, list[int]] = {}
+    for frame in sorted(found):
+        clips.setdefault(frame.clip, []).append(frame.frame)
+    return clips
+
+
+# --- what the original chooses and makes of a frame
+
+
+def original_candidates(frame: int, count: int) -> list[int]:
+    """Reference frames of the original: 1 ... count - 1 without those from 60 before to 59 after.
+
+    In the order of Python's sets, which mostly is the numbers' own: the original draws from a set that was made a list.
+    """
+    return list(set(range(1, count)) - set(range(frame - ORIGINAL_GAP, frame + ORIGINAL_GAP)))
+
+
+def original_references(frames: Sequence[tuple[int, int]], counts: Mapping[int, int], seed: int) -> list[int]:
+    """Reference frames as the original draws them, once for all training, with Python's generator.
+
+    Args:
+        frames: (clip, frame) in the order of the list.
+        counts: by clip, as in `data.txt`: the last frame's number and one more.
+        seed: of the whole program there.
+
+    Raises:
+        StoreError: a clip is too short; here the original fails, too.
+    """
+    generator = random.Random(seed)  # noqa: S311 (no secrets)
+    chosen = []
+    for clip, frame in frames:
+        candidates = original_candidates(frame, counts[clip])
+        if not candidates:
+            raise StoreError(
+                f"Clip {clip} is too short for a reference {ORIGINAL_GAP} frames from frame {frame}: choose datamodule.reference=random."
+            )
+        chosen.append(generator.choice(candidates))
+    return chosen
+
+
+def original_item(
+    image: UInt8[np.ndarray, "h w 3"],
+    reference: UInt8[np.ndarray, "h2 w2 3"],
+    landmarks: Float32[np.ndarray, "68 2"],
+    size: int,
+    rule: MaskRule,
+) -> dict[str, np.ndarray]:
+    """The arrays that the original makes of a frame; of one that is not square, it takes the width for the height.
+
+    Returns:
+        `image`, `image_mask`, `reference_img` (size, size, 3) float32 in [-1, 1], black where the frame is repainted; `landmarks` (39, 2)
+        and `landmarks_all` (68, 2) in pixels of the resized frame; `kept` (size, size) bool.
+    """
+    points = landmarks / (image.shape[1] / size)
+    resized = resize_as_original(image, size)
+    kept = kept_masks(points[None], (size, size), rule)[0]
+    return {
+        "image": _signed(resized),
+        "image_mask": _signed(resized * kept[..., None]),
+        "reference_img": _signed(resize_as_original(reference, size)),
+        "landmarks": condition_points(points).astype(np.float32),
+        "landmarks_all": points.astype(np.float32),
+        "kept": kept,
+    }
+
+
+def resize_as_original(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """A square picture by Pillow's bicubic resizing."""
+    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def _signed(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w 3"]:
+    return (image / 127.5 - 1).astype(np.float32)
+
+
+# --- the data set
+
+
+class DiffTalkLayoutDataset(Dataset):
+    """Every listed frame once per epoch; a batch is that of `src.datamodules.difftalk`, with windows of 16 x 29 logits as `audio`.
+
+    Args:
+        root: folder that holds `images`, `landmarks` and `audio_smooth`.
+        frames: list of frames.
+        resolution: height and width of the pictures; frames that are not square are squeezed.
+        mask: which part is repainted; the original's training has `MaskRule("nose_tip")`.
+        reference: `random` draws another frame with every access; `fixed` draws it once for each frame, by the original's rule; `first` is
+            the clip's first frame, as in the original's inference.
+        reference_gap: frames that lie between target and reference at least; where a clip is too short for it, the reference is one of the
+            farther half of its frames. Not for `fixed`.
+        seed: of the draws.
+
+    Raises:
+        ConfigError: the list cannot be used.
+        StoreError: files that it names are missing; the message has all of them.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        frames: str | Path,
+        resolution: int = 256,
+        *,
+        mask: MaskRule | None = None,
+        reference: ReferenceFrame = "random",
+        reference_gap: int = ORIGINAL_GAP,
+        seed: int = 23,
+    ) -> None:
+        self.root = Path(root)
+        self.frames = read_frame_list(Path(frames))
+        self.resolution = resolution
+        self.mask = mask or MaskRule()
+        self.reference = reference
+        self.reference_gap = reference_gap
+        self.seed = seed
+        if missing := missing_files(self.root, self.frames):
+            raise StoreError(
+                f"{self.root} lacks {len(missing)} files of the {len(self.frames)} frames in {frames}, copy them or take their frames "
+                f"off the list: {', '.join(missing)}."
+            )
+        self.clips = {clip: np.array(numbers) for clip, numbers in frames_by_clip(self.root).items()}
+        self._fixed = self._draw_references() if reference == "fixed" else None
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Item:
+        """The item of a draw `epoch * len(self) + row`."""
+        row = index % len(self)
+        frame = self.frames[row]
+        return self.item(frame, self._reference_of(index)) | {"index": row}
+
+    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """The items at `indices`, collated."""
+        return default_collate([self[i] for i in indices])
+
+    def item(self, frame: FrameId, reference: int) -> Item:
+        """What repaints a frame, given the number of the frame that shows the person; without `index`."""
+        target = self._picture(frame)
+        points = read_lms(self.root / "landmarks" / f"{frame}.lms")
+        scale = self.resolution / np.array(target.shape[1::-1])
+        kept = kept_masks((points * scale)[None], (self.resolution, self.resolution), self.mask)
+        shown = condition_points(points) * (LANDMARK_SIZE / np.array(target.shape[1::-1]))
+        return {
+            "target": self._to_tensor(target),
+            "reference": self._to_tensor(self._picture(FrameId(frame.clip, reference))),
+            "kept": torch.from_numpy(kept),
+            "audio": torch.from_numpy(read_audio_smooth(self.root / "audio_smooth" / f"{frame}.npy")),
+            "landmarks": torch.from_numpy(shown.astype(np.float32)),
+        }
+
+    def _reference_of(self, index: int) -> int:
+        row = index % len(self)
+        frame, numbers = self.frames[row], self.clips[self.frames[row].clip]
+        if self.reference == "first":
+            return int(numbers[0])
+        if self._fixed is not None:
+            return self._fixed[row]
+        candidates, _ = reference_candidates(frame.frame, numbers, self.reference_gap)
+        return int(np.random.default_rng((self.seed, index)).choice(candidates))
+
+    def _draw_references(self) -> list[int]:
+        counts = read_counts(self.root / "data.txt") or {c: int(n[-1]) + 1 for c, n in self.clips.items()}
+        return original_references([(f.clip, f.frame) for f in self.frames], counts, self.seed)
+
+    def _picture(self, frame: FrameId) -> UInt8[np.ndarray, "h w 3"]:
+        return read_image(self.root / "images" / f"{frame}.jpg")
+
+    def _to_tensor(self, picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "3 h w"]:
+        return torch.from_numpy(resize_as_original(picture, self.resolution)).permute(2, 0, 1).contiguous()
+
+
+def read_counts(path: Path) -> dict[int, int]:
+    """Counts by clip of a `data.txt`; empty where there is none. ConfigError where a line is of another form."""
+    if not path.is_file():
+        return {}
+    rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if any(len(row) < 2 or not row[1].isdecimal() for row in rows):
+        raise ConfigError(f"{path} must hold lines CLIP COUNT, or leave it out: frames are then counted.")
+    return {number: int(row[1]) for number, row in enumerate(rows, start=1)}  # by line, as the original reads it
+
+
+def read_lms(path: Path) -> Float32[np.ndarray, "68 2"]:
+    """The 68 landmarks of a `.lms` file; FaceError where it is none."""
+    try:
+        points = np.loadtxt(path, dtype=np.float32, ndmin=2)
+    except (OSError, ValueError) as error:
+        raise FaceError(f"{path} cannot be read as 68 rows of x and y: write it again.") from error
+    if points.shape != (68, 2) or not np.isfinite(points).all():
+        raise FaceError(f"{path} holds {points.shape[0]} rows of {points.shape[1]}, not 68 of x and y: write it again.")
+    return points
+
+
+def read_audio_smooth(path: Path) -> Float32[np.ndarray, "n 464"]:
+    """The windows of one frame, one row each; FeatureError where the file holds no windows of 16 x 29 logits."""
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise FeatureError(f"{path} is damaged or no array of numbers: make it again.") from error
+    if values.size == 0 or values.size % WINDOW_SIZE:
+        raise FeatureError(
+            f"{path} holds an array of shape {values.shape}, not windows of {WINDOW_ROWS} x {N_LOGITS} logits: make it again."
+        )
+    return values.reshape(-1, WINDOW_SIZE).astype(np.float32)
