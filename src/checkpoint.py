@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from src.adapters import diffused_heads
+from src.adapters import difftalk, diffused_heads
 from src.adapters.landmark_driven import load_diffusers_folder, release_config
 from src.errors import CheckpointError
 from src.media import atomic_path
@@ -40,9 +40,13 @@ WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.yaml", "READ
 ALLOWED_MODULES = ("diffusers.schedulers.", "torch.optim.")
 ALLOWED_FUNCTIONS = ("diffusers.optimization.get_scheduler", "src.face.alignment.MeanFaceAlignment.square")
 
+Weights = Literal["ema", "last"]
+
 # Readers of original files that do not say which method they are of: method -> (configuration groups, state dict).
-PUBLISHED: dict[str, Callable[[Path], tuple[dict[str, Any], dict[str, Tensor]]]] = {
-    diffused_heads.METHOD: diffused_heads.load_official,
+PUBLISHED: dict[str, Callable[[Path, Weights], tuple[dict[str, Any], dict[str, Tensor]]]] = {
+    diffused_heads.METHOD: lambda path, _: diffused_heads.load_official(path),  # has no average
+    difftalk.METHOD: difftalk.load_official,
+    difftalk.AUTOENCODER_METHOD: difftalk.load_official_autoencoder,
 }
 
 
@@ -74,7 +78,7 @@ def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def load(path: str | Path, weights: Literal["ema", "last"] = "ema") -> Checkpoint:
+def load(path: str | Path, weights: Weights = "ema") -> Checkpoint:
     """The checkpoint at `path`: a `.ckpt` of `train.py`, a release folder, a `.safetensors` of `tools/convert_checkpoint.py` or a
     diffusers folder.
 
@@ -90,7 +94,7 @@ def load(path: str | Path, weights: Literal["ema", "last"] = "ema") -> Checkpoin
     return _load_lightning(path, weights)
 
 
-def load_published(path: str | Path, method: str | None = None, weights: Literal["ema", "last"] = "ema") -> Checkpoint:
+def load_published(path: str | Path, method: str | None = None, weights: Weights = "ema") -> Checkpoint:
     """The checkpoint at `path` as `load` gives it, or, where `method` says of which method it is, a file in its original form."""
     path, known = Path(path), sorted({LANDMARK_DRIVEN, *PUBLISHED})
     if method is not None and method not in known:
@@ -100,7 +104,7 @@ def load_published(path: str | Path, method: str | None = None, weights: Literal
     except CheckpointError:
         if method is None or method not in PUBLISHED or not path.is_file() or path.suffix == ".safetensors":
             raise
-    config, state_dict = PUBLISHED[method](path)
+    config, state_dict = PUBLISHED[method](path, weights)
     return Checkpoint(path, method, state_dict, config)
 
 
@@ -122,7 +126,7 @@ def load_pickled(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint; copy or download it again.") from error
 
 
-def _load_lightning(path: Path, weights: Literal["ema", "last"]) -> Checkpoint:
+def _load_lightning(path: Path, weights: Weights) -> Checkpoint:
     content = load_pickled(path)
     record = content.get(RECORD_KEY) if isinstance(content, dict) else None
     if record is None:
@@ -147,7 +151,7 @@ def _described(path: Path, record: object, state_dict: object) -> Checkpoint:
     return Checkpoint(path, method, state_dict, config)
 
 
-def _load_folder(path: Path, weights: Literal["ema", "last"]) -> Checkpoint:
+def _load_folder(path: Path, weights: Weights) -> Checkpoint:
     if (path / WEIGHTS_FILE).exists():
         return _load_safetensors(path / WEIGHTS_FILE)
     if (path / "unet").is_dir():

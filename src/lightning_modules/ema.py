@@ -43,3 +43,27 @@ class ExponentialMovingAverage(WeightAveraging):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the module's last weights in place: a checkpoint written after this holds both and resumes exactly."""
+
+
+class LatentDiffusionAverage(ExponentialMovingAverage):
+    """The average of latent-diffusion, and so of DiffTalk, which starts from the initial weights.
+
+        decay(n) = min((1 + n) / (10 + n), max_decay)   at the n-th optimiser step
+
+    Args:
+        max_decay: approached from below; 0.9999 is reached after 90 000 steps.
+        device: where the average is kept, e.g. "cpu" to save GPU memory; None: beside the weights.
+    """
+
+    def __init__(self, max_decay: float = 0.9999, device: str | None = None) -> None:
+        super().__init__(max_decay=max_decay, device=device)
+
+    def decay(self, step: int) -> float:
+        """Decay of the update that makes the average one of `step` models, the initial one included."""
+        return min(step / (9 + step), self.max_decay)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """The initial weights count as the first model: the library would replace them in the first step."""
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:
+            self._average_model.n_averaged.fill_(1)
