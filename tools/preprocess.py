@@ -1,4 +1,4 @@
-"""Turn raw videos into a clip store, add speech features to it, or both (see --help)."""
+"""Turn raw videos into a clip store, add speech features or latents to it, or all of this (see --help)."""
 
 from pathlib import Path
 
@@ -18,9 +18,10 @@ DETERMINING = ("dataset", "alignment", "clips", "fractions", "seed")
 def main(cfg: DictConfig) -> None:
     """Compose, instantiate, run."""
     root = Path(cfg.root).expanduser()
-    if cfg.raw is None and cfg.get("features") is None:
+    if cfg.raw is None and cfg.get("features") is None and cfg.latents is None:
         raise ConfigError(
-            "There is nothing to do: give raw=FOLDER to prepare its videos, or features=log_mel (or another) for a store that exists."
+            "There is nothing to do: give raw=FOLDER to prepare its videos, or for a store that exists features=log_mel (or another) or "
+            "latents=CHECKPOINT."
         )
     # Built before hours of work: their settings may be wrong.
     features = hydra.utils.instantiate(cfg.features, _convert_="all") if cfg.get("features") else None
@@ -28,6 +29,10 @@ def main(cfg: DictConfig) -> None:
         _preprocessing(cfg, root).run()
     if features is not None:
         write_features(root, features)
+    if cfg.latents is not None:
+        from src.datamodules.preprocessing.latents import write_latents  # networks: for those who ask for them
+
+        write_latents(root, cfg.latents, **hydra.utils.instantiate(cfg.latent_options))
 
 
 def _preprocessing(cfg: DictConfig, root: Path) -> Preprocessing:

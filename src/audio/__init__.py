@@ -5,7 +5,7 @@ one interface of all extractors.
 """
 
 from src.audio.features import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, SpeechFeatures, fit_rows
-from src.audio.imported import ImportedFeatures, read_embeddings
+from src.audio.imported import ImportedFeatures, ImportedWindows, read_embeddings
 from src.audio.log_mel import LogMel
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "SAMPLES_PER_FRAME",
     "SAMPLE_RATE",
     "ImportedFeatures",
+    "ImportedWindows",
     "LogMel",
     "SpeechFeatures",
     "fit_rows",

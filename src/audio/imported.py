@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
+from src.audio.deepspeech import N_LOGITS, WINDOW_ROWS, WINDOW_SIZE, rows_of_windows
 from src.audio.features import FPS, fit_rows
 from src.errors import ConfigError, FeatureError
 
@@ -78,8 +79,56 @@ class ImportedFeatures:
         return fit_rows(read_embeddings(path, self.dim)[first : first + n_frames], n_frames)
 
 
+class ImportedWindows(ImportedFeatures):
+    """Reads windows of DeepSpeech's logits, 16 x 29 numbers per frame, as rows of 464.
+
+    Beside one file per clip, there may be one per frame, `<clip>_<number>.npy`, (8, 16, 29) or (16, 29): the layout of DiffTalk's
+    `audio_smooth`. Of eight windows the fifth, the frame's own, is taken.
+
+    Args:
+        folder: where the files lie.
+        name: of the folder in a clip store.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], name: str = "deepspeech") -> None:
+        super().__init__(folder, WINDOW_SIZE, name)
+
+    def read(self, id: str, n_frames: int, source: str = "", start: float | int = 0.0) -> Float32[np.ndarray, "t 464"]:
+        """Rows of a clip.
+
+        Args:
+            id: of the clip.
+            n_frames: of the clip, at 25 fps.
+            source: recording that the clip was cut from; for files per frame the picture of its first frame, `.../<clip>_<number>.jpg`.
+            start: seconds into the recording at which the clip begins.
+
+        Raises:
+            FeatureError: files are missing (all are named), or their rows do not fit.
+        """
+        name, _, number = Path(source).stem.rpartition("_")
+        if not number.isdecimal() or not (self.folder / f"{name}_{number}.npy").is_file():
+            return super().read(id, n_frames, source, start)
+        first = int(number) + round(start * FPS)
+        paths = [self.folder / f"{name}_{first + i}.npy" for i in range(n_frames)]
+        if missing := [path.name for path in paths if not path.is_file()]:
+            raise FeatureError(f"{self.folder} lacks {len(missing)} files of clip {id}: {', '.join(missing)}.")
+        return np.concatenate([_read_frame(path) for path in paths])
+
+
+def _read_frame(path: Path) -> Float32[np.ndarray, "1 464"]:
+    """The window of one frame from a file of its own."""
+    windows = _load_npy(path)
+    if windows.size == 0 or windows.size % WINDOW_SIZE or not np.issubdtype(windows.dtype, np.floating):
+        raise FeatureError(
+            f"{path} holds {windows.dtype} of shape {windows.shape}, not windows of {WINDOW_ROWS} x {N_LOGITS} logits: make it again."
+        )
+    return rows_of_windows(windows.reshape(1, -1, WINDOW_ROWS, N_LOGITS))
+
+
 def read_embeddings(path: str | os.PathLike[str], dim: int | None = None) -> Float32[np.ndarray, "t d"]:
     """Rows of a `.npy` file, or of a tensor saved by PyTorch; nothing is unpickled beyond tensors and plain values.
+
+    Windows of DeepSpeech's logits, (t, 16, 29) or (t, 8, 16, 29), become rows of 464.
 
     Args:
         path: the file.
@@ -95,6 +144,8 @@ def read_embeddings(path: str | os.PathLike[str], dim: int | None = None) -> Flo
     if not path.is_file():
         raise FeatureError(f"{path}: there is no such file of speech features.")
     rows = _load_npy(path) if path.suffix == ".npy" else _load_tensor(path)
+    if rows.ndim in (3, 4) and rows.shape[-2:] == (WINDOW_ROWS, N_LOGITS) and 0 not in rows.shape:
+        rows = rows_of_windows(rows) if np.issubdtype(rows.dtype, np.floating) else rows
     if rows.ndim != 2 or 0 in rows.shape or not np.issubdtype(rows.dtype, np.floating):
         raise FeatureError(
             f"{path} holds {rows.dtype} of shape {rows.shape}, not floating point rows (frames, width): export one row per video frame."

@@ -21,20 +21,19 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from src.audio.windows import AudioEdges, audio_windows
 from src.datamodules.diffused_heads import check_features, clips_with_features
+from src.datamodules.frames import masks_of_frames, points_of_frames, read_pictures
 from src.datamodules.latents import StoredLatents
 from src.datamodules.resumable import ResumableDataModule
 from src.datamodules.speech_features import Features, ensure_features
 from src.datamodules.store import Clip, ClipStore
 from src.errors import ConfigError, StoreError, require_choice, require_least
-from src.face.landmarks import rescaled
-from src.face.repainting import MaskRule, condition_points, kept_masks
-from src.media import resize
+from src.face.repainting import MaskRule
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,6 @@ Item = dict[str, Any]
 ReferenceFrame = Literal["random", "fixed", "first"]
 
 MIN_FRAMES = 2  # a target and another frame of the person
-LANDMARK_SIZE = 256  # side of the frames in whose pixels landmarks are given: the size of the published network
 
 
 def reference_candidates(
@@ -59,20 +57,6 @@ def reference_candidates(
         return far, True
     farthest = np.argsort(-distance, kind="stable")[: max(1, len(frames) // 2)]
     return frames[np.sort(farthest)], False
-
-
-def points_of_frames(landmarks: Float32[np.ndarray, "t n d"], size: tuple[int, int]) -> Float32[np.ndarray, "t 39 2"]:
-    """The network's landmarks from those of frames of `size` (height, width)."""
-    points = rescaled(condition_points(landmarks), size, (LANDMARK_SIZE, LANDMARK_SIZE))
-    return points.astype(np.float32)
-
-
-def masks_of_frames(
-    landmarks: Float32[np.ndarray, "t n d"], size: tuple[int, int], resolution: int, rule: MaskRule
-) -> Bool[np.ndarray, "t 1 h w"]:
-    """Masks of frames that are resized from `size` (height, width) to a square of side `resolution`."""
-    square = (resolution, resolution)
-    return kept_masks(rescaled(landmarks[..., :2], size, square), square, rule)[:, None]
 
 
 class DiffTalkDataset(Dataset):
@@ -240,15 +224,6 @@ class DiffTalkDataset(Dataset):
                 len(self.clips),
                 self.reference_gap,
             )
-
-
-def read_pictures(
-    clip: Clip, frames: Sequence[int] | Int64[np.ndarray, " t"], resolution: int
-) -> UInt8[Tensor, "t 3 h w"]:
-    """Frames as squares, in one decoder call, each decoded once."""
-    unique, place = np.unique(np.asarray(frames, np.int64), return_inverse=True)
-    pictures = resize(clip.frames(unique), (resolution, resolution))[place]
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
 
 
 def audio_window(offsets: Sequence[int]) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from src.datamodules.difftalk import read_pictures
+from src.datamodules.frames import read_pictures
 from src.datamodules.resumable import ResumableDataModule
 from src.datamodules.store import Clip, ClipStore
 from src.errors import require_least
@@ -138,3 +138,8 @@ class DiffTalkAutoencoderDataModule(ResumableDataModule[DiffTalkAutoencoderDatas
     def preview(self, n_samples: int) -> dict[str, Tensor]:
         """The first validation frames, of as many clips as possible."""
         return self.val_dataset.batch(range(min(n_samples, len(self.val_dataset))))
+
+    def preview_video(self, n_frames: int) -> dict[str, Tensor]:
+        """The beginning of the first validation clip: `target` (t, 3, h, w) uint8."""
+        clip = self.val_dataset.clips[0]
+        return {"target": read_pictures(clip, np.arange(min(n_frames, clip.n_frames)), self.resolution)}

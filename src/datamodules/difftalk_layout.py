@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from src.audio.deepspeech import N_LOGITS, WINDOW_ROWS, WINDOW_SIZE
-from src.datamodules.difftalk import LANDMARK_SIZE, ReferenceFrame, reference_candidates
+from src.datamodules.difftalk import ReferenceFrame, reference_candidates
+from src.datamodules.frames import LANDMARK_SIZE
 from src.errors import ConfigError, FaceError, FeatureError, StoreError
 from src.face.repainting import MaskRule, condition_points, kept_masks
 from src.media import read_image

@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from src.datamodules.store import Clip, differences
+from src.datamodules.store import Clip
+from src.datamodules.tables import differences, plain
 from src.errors import StoreError
 from src.face.repainting import MaskRule
 
@@ -40,7 +41,7 @@ class StoredLatents:
     def __init__(self, clips: Sequence[Clip], name: str, resolution: int, mask: MaskRule) -> None:
         self.folder = clips[0].root / FOLDER / name
         self.settings = read_settings(self.folder)
-        wanted = {"resolution": resolution, "mask": dataclasses.asdict(mask)}
+        wanted = frame_settings(resolution, mask)
         made_with = {key: self.settings.get(key) for key in wanted}
         if made_with != wanted:
             key, old, new = next(differences(made_with, wanted))
@@ -67,6 +68,11 @@ class StoredLatents:
 
     def _open(self, name: str) -> np.ndarray:
         return _open_array(self.folder / name)
+
+
+def frame_settings(resolution: int, mask: MaskRule) -> dict[str, Any]:
+    """What frames were encoded, as `settings.json` has it."""
+    return plain({"resolution": resolution, "mask": dataclasses.asdict(mask)})
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

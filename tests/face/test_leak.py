@@ -33,8 +33,8 @@ def people() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def random_pose(rng: np.random.Generator) -> Pose:
-    yaw, pitch, roll = np.radians([[8.0], [5.0], [4.0]]) * rng.standard_normal((3, N_FRAMES))
-    shift = 0.05 * rng.standard_normal((N_FRAMES, 3))
+    yaw, pitch, roll = np.radians([[3.0], [2.0], [1.5]]) * rng.standard_normal((3, N_FRAMES))
+    shift = 0.02 * rng.standard_normal((N_FRAMES, 3))
     return Pose(yaw=yaw, pitch=pitch, roll=roll, shift=shift, sway=np.zeros((N_FRAMES, 3)))
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
+from src.datamodules.preprocessing.image_sequences import SUFFIX as PICTURES
+from src.datamodules.preprocessing.image_sequences import ImageSequence
 from src.errors import FaceError, MediaError
 from src.media import VideoInfo, VideoReader
 
@@ -79,9 +81,14 @@ class AsStored:
         return np.repeat(np.eye(3)[None], len(landmarks), axis=0)
 
 
-def open_frames(path: Path, fps: float) -> VideoReader | ArchivedClip:
+Frames = VideoReader | ArchivedClip | ImageSequence
+
+
+def open_frames(path: Path, fps: float) -> Frames:
     """The frames of a recording, by its suffix; MediaError where it cannot be read."""
-    return ArchivedClip(path, fps) if path.suffix.lower() == SUFFIX else VideoReader(path, fps=fps)
+    if path.suffix.lower() == SUFFIX:
+        return ArchivedClip(path, fps)
+    return ImageSequence(path, fps) if path.suffix.lower() == PICTURES else VideoReader(path, fps=fps)
 
 
 def _load(path: Path) -> dict[str, Any]:

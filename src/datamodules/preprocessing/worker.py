@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
-from src.datamodules.preprocessing.archives import ArchivedClip, open_frames
+from src.datamodules.preprocessing.archives import Frames, open_frames
 from src.datamodules.preprocessing.measures import measure
 from src.datamodules.preprocessing.pool import check_stop
 from src.datamodules.preprocessing.recordings import Recording
@@ -20,7 +20,7 @@ from src.errors import ConfigError, FaceError, MediaError, StoreError
 from src.face.alignment import Alignment, transform_landmarks, warp
 from src.face.detector import FaceDetector, FaceTracker
 from src.face.landmarks import Face, fill_missing
-from src.media import VideoReader, read_audio
+from src.media import read_audio
 from src.media.files import NO_ROOM
 
 CHUNK_BYTES = 32 * 2**20  # of frames that are decoded at a time
@@ -203,9 +203,7 @@ class _Task:
                     tracker.reset()
                 yield tracker.track(frame), cut
 
-    def _frames(
-        self, reader: VideoReader | ArchivedClip, start: int, stop: int
-    ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    def _frames(self, reader: Frames, start: int, stop: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         """Frames `start` to `stop - 1`, decoded a bounded number of bytes at a time."""
         chunk = max(1, CHUNK_BYTES // (3 * reader.info.height * reader.info.width))
         for begin in range(start, stop, chunk):
