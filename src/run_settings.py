@@ -19,8 +19,12 @@ DEBUG = {
         "check_val_every_n_epoch": 1,
     },
     "datamodule": {"batch_size": 2, "num_workers": 0},
-    "model": {"sample_steps": 7, "eval_frames": 1},
 }
+DEBUG_MODEL = {
+    "sample_steps": 7,
+    "eval_frames": 1,
+    "first_stage_ckpt": "untrained",
+}  # where the model has such settings
 DEBUG_SAMPLES = {"n_samples": 1, "n_frames": 1}
 
 
@@ -40,6 +44,7 @@ def shorten(cfg: DictConfig) -> None:
     """Change the settings into those of two steps on the CPU (`debug=true`)."""
     with open_dict(cfg):
         cfg.merge_with(DEBUG)
+        cfg.model.merge_with({key: value for key, value in DEBUG_MODEL.items() if key in cfg.model})
         if cfg.callbacks and cfg.callbacks.get("samples"):
             cfg.callbacks.samples.merge_with(DEBUG_SAMPLES)
 

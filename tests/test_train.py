@@ -99,6 +99,10 @@ def test_every_experiment_takes_two_steps_in_debug_mode(name, store, tmp_path):
         "landmark_driven": ["datamodule.selection=all"],
         "diffused_heads": ["features=log_mel", "features.hops=2", "features.n_mels=32", "net.audio_dim=64"]
         + ["features.name=debug", "net.model_channels=32", "net.num_head_channels=32"],
+        "difftalk_autoencoder": ["model.perceptual_weight=0", "net.channels=32", "model.disc_start=1"],
+        "difftalk": ["features=log_mel", "features.hops=2", "features.n_mels=32", "net.audio_dim=64"]
+        + ["features.name=debug", "net.model_channels=32", "model.first_stage.channels=32"]
+        + ["datamodule.resolution=64", "net.image_size=16"],
     }
     with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         method = hydra.compose("train", [f"experiment={name}"]).method

@@ -19,14 +19,15 @@ def to_signed(image: UInt8[Tensor, "*shape"], dtype: torch.dtype = torch.float32
     return ((2 * image.float() - 255) / 255).to(dtype)
 
 
+Rounding = Literal["nearest", "down"]
+
+
 def to_unit(image: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """[-1, 1] -> [0, 1], clipped."""
     return (image / 2 + 0.5).clamp(0, 1)
 
 
-def to_uint8(
-    image: Float[Tensor, "*shape"], rounding: Literal["nearest", "down"] = "nearest"
-) -> UInt8[Tensor, "*shape"]:
+def to_uint8(image: Float[Tensor, "*shape"], rounding: Rounding = "nearest") -> UInt8[Tensor, "*shape"]:
     """[0, 1] -> 0..255.
 
     `rounding="down"` truncates, which darkens by half a grey level on average and moves exact levels by rounding errors of the input's

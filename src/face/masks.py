@@ -6,8 +6,9 @@ A pixel belongs to a region when its centre lies inside the outline.
 from typing import Literal, no_type_check
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from numba import njit
+from scipy.ndimage import distance_transform_edt
 
 from src.face.landmarks import bounding_boxes, detected, inter_ocular_distance
 from src.face.topology import FACE_OVAL, IBUG68_GROUPS, LIPS_OUTER, NUM_LANDMARKS
@@ -82,6 +83,21 @@ def ellipse_masks(
     x = (np.arange(size[1]) - centres[:, :1]) / radii[:, :1]
     y = (np.arange(size[0]) - centres[:, 1:]) / radii[:, 1:]
     return y[:, :, None] ** 2 + x[:, None, :] ** 2 <= 1
+
+
+def feathered(regions: Bool[np.ndarray, "t h w"], width: float) -> UInt8[np.ndarray, "t h w"]:
+    """Weights of regions, 0 outside to 255 within, that rise over `width` pixels inside the border; 0: at once.
+
+    The borders of the picture are none of the region's.
+    """
+    if width <= 0:
+        return regions.astype(np.uint8) * np.uint8(255)
+    weights = np.empty(regions.shape, np.uint8)
+    for weight, region in zip(weights, regions, strict=True):
+        depth = distance_transform_edt(region) if not region.all() else np.inf
+        ramp = np.clip(depth / width, 0, 1)
+        weight[...] = np.rint(255 * ramp * ramp * (3 - 2 * ramp))  # smooth at both ends
+    return weights
 
 
 @njit(cache=True, nogil=True)

@@ -1,7 +1,7 @@
 """The optimiser of a LightningModule and the schedule of its learning rate."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
 
@@ -15,26 +15,53 @@ OptimizerFactory = Callable[..., torch.optim.Optimizer]
 SchedulerFactory = Callable[..., torch.optim.lr_scheduler.LRScheduler]
 
 
+def make_optimizer(
+    module: pl.LightningModule,
+    parameters: Iterable[torch.nn.Parameter],
+    optimizer: OptimizerFactory | None,
+    base_lr: float | None = None,
+) -> torch.optim.Optimizer:
+    """The optimiser of the parameters that require gradients.
+
+    Args:
+        module: the running one: knows processes, batch size and accumulation.
+        parameters: all of a network.
+        optimizer: partial, called with them; ConfigError if there is none, since only training needs it.
+        base_lr: learning rate per sample of a step, see `scaled_lr`; None: the optimiser's own learning rate.
+    """
+    if optimizer is None:
+        raise ConfigError("model.optimizer has no value: training needs an optimiser, e.g. torch.optim.AdamW.")
+    rate = {} if base_lr is None else {"lr": scaled_lr(module.trainer, base_lr)}
+    made: Any = optimizer([p for p in parameters if p.requires_grad], **rate)
+    # Fused optimisers undo the loss scaling of half precision inside their step, too late for clipping, and Lightning refuses them even
+    # where nothing is scaled (bfloat16). Without this mark it is undone before, as for any other optimiser.
+    made._step_supports_amp_scaling = False
+    return made
+
+
+def scaled_lr(trainer: pl.Trainer, base_lr: float) -> float:
+    """`base_lr` x processes x batch size x accumulated batches: the rule of latent diffusion (arXiv:2112.10752) and DiffTalk."""
+    datamodule: Any = trainer.datamodule  # ty: ignore[missing-attribute]
+    return base_lr * trainer.world_size * datamodule.batch_size * trainer.accumulate_grad_batches
+
+
 def optimize(
     module: pl.LightningModule,
     optimizer: OptimizerFactory | None,
     lr_scheduler: SchedulerFactory | None = None,
     interval: Literal["step", "epoch"] = "step",
+    base_lr: float | None = None,
 ) -> OptimizerLRScheduler:
     """What `configure_optimizers` returns.
 
     Args:
         module: its parameters that require gradients are optimised.
-        optimizer: partial, called with them; ConfigError if there is none, since only training needs it.
+        optimizer: partial, see `make_optimizer`.
         lr_scheduler: partial, called with `optimizer`, and with `num_training_steps` (optimiser steps of the run) where it takes that.
         interval: when the schedule advances.
+        base_lr: see `make_optimizer`.
     """
-    if optimizer is None:
-        raise ConfigError("model.optimizer has no value: training needs an optimiser, e.g. torch.optim.AdamW.")
-    made: Any = optimizer([p for p in module.parameters() if p.requires_grad])
-    # Fused optimisers undo the loss scaling of half precision inside their step, too late for clipping, and Lightning refuses them even
-    # where nothing is scaled (bfloat16). Without this mark it is undone before, as for any other optimiser.
-    made._step_supports_amp_scaling = False
+    made = make_optimizer(module, module.parameters(), optimizer, base_lr)
     if lr_scheduler is None:
         return made
     options: dict[str, Any] = {"optimizer": made}

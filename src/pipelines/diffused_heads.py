@@ -1,6 +1,5 @@
 """diffused_heads: a face and a voice -> a video, frame after frame."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,25 +12,21 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from src.audio.features import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, SpeechFeatures
-from src.audio.imported import ImportedFeatures, read_embeddings
-from src.datamodules.speech_features import stored_features
+from src.audio.imported import ImportedFeatures
 from src.datamodules.store import Clip
 from src.diffusion.noise import FrameNoise, NoiseMode
 from src.diffusion.pixels import to_signed, to_uint8, to_uint8_like_diffused_heads, to_unit
 from src.diffusion.sampling import SchedulerFactory
-from src.errors import ConfigError, FeatureError, MediaError, require_choice, require_least
+from src.errors import ConfigError, MediaError, require_choice, require_least
 from src.face.alignment import Alignment, MeanFaceAlignment
 from src.lightning_modules.diffused_heads import DiffusedHeads
-from src.media import read_audio, resize
-from src.pipelines.sources import Portrait, read_portrait, stored_clip
+from src.media import resize
+from src.pipelines.sources import Portrait, read_portrait
 from src.pipelines.video import GENERATED, Video
-
-log = logging.getLogger(__name__)
+from src.pipelines.voices import read_voice
 
 Rounding = Literal["nearest", "original"]
 IdentityFrame = Literal["first", "random"]
-
-SILENCE = 1e-3  # loudest sample of a sound that counts as silent: -60 dB
 
 
 @dataclass(frozen=True)
@@ -168,7 +163,7 @@ class DiffusedHeadsPipeline:
         if isinstance(voice, np.ndarray) and voice.ndim != 1:
             raise ConfigError("diffused_heads needs a voice: give audio=FILE.")
         try:
-            features, samples = self.read_voice(voice)
+            features, samples = read_voice(voice, self.features, self.model.net.audio_dim, self.audio_emb)
         except MediaError as error:
             if voice is source:
                 raise ConfigError(f"source={source} brings no voice: give audio=FILE.") from error
@@ -233,46 +228,3 @@ class DiffusedHeadsPipeline:
         """The aligned face; `seed` decides which frame, where a random one is asked for."""
         random_seed = seed if self.identity_frame == "random" else None
         return read_portrait(source, self.alignment, face_model=self.face_model, random_seed=random_seed)
-
-    def read_voice(
-        self, voice: str | Path | Clip | Float32[np.ndarray, " s"]
-    ) -> tuple[Float32[np.ndarray, "f d"], Float32[np.ndarray, " s"]]:
-        """Speech features and samples of a voice, equally long to within a frame."""
-        clip = stored_clip(voice)
-        if isinstance(voice, np.ndarray):
-            name, samples = "the given sound", voice
-        elif clip is not None:
-            name, samples = f"clip {clip.id}", clip.audio()
-        else:
-            name, samples = str(voice), read_audio(Path(str(voice)), SAMPLE_RATE)
-        if len(samples) and np.abs(samples).max() < SILENCE:
-            log.warning("audio: %s is silent; the mouth will hardly move", name)
-        features = self._features(clip, samples)
-        if features.shape[1] != self.model.net.audio_dim:
-            raise ConfigError(
-                f"the speech features have {features.shape[1]} numbers per frame, the model was trained with "
-                f"{self.model.net.audio_dim}: choose the features=... of its training."
-            )
-        return features, samples
-
-    def _features(self, clip: Clip | None, samples: Float32[np.ndarray, " s"]) -> Float32[np.ndarray, "f d"]:
-        """Given features, else those in the store, else computed ones."""
-        if self.audio_emb is not None:
-            rows = read_embeddings(self.audio_emb)
-            frames = len(samples) / SAMPLES_PER_FRAME
-            if abs(len(rows) - frames) > 1 + 1e-6:
-                raise FeatureError(
-                    f"pipeline.audio_emb={self.audio_emb} has {len(rows)} rows for {frames:.1f} frames of sound: they may differ by one."
-                )
-            return rows
-        if self.features is None:
-            raise ConfigError(
-                "the checkpoint names no speech features: give features=sda or another, or pipeline.audio_emb=FILE."
-            )
-        if clip is not None and (rows := stored_features(clip, self.features)) is not None:
-            return rows
-        if isinstance(self.features, ImportedFeatures):
-            raise ConfigError(
-                "imported features belong to clips of a store: give pipeline.audio_emb=FILE for other sound."
-            )
-        return self.features(samples)

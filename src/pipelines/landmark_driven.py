@@ -1,6 +1,5 @@
 """landmark_driven: a face and moving landmarks -> a video, frame by frame."""
 
-import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,16 +15,15 @@ from src.datamodules.landmark_driven import landmark_picture
 from src.datamodules.store import Clip
 from src.diffusion.noise import FrameNoise, NoiseMode
 from src.diffusion.pixels import to_uint8, to_unit
-from src.diffusion.sampling import SchedulerFactory, sampler_for
-from src.errors import ConfigError, FaceError, require_choice, require_least
+from src.diffusion.sampling import SchedulerFactory, sampler_for, takes_eta
+from src.errors import ConfigError, require_choice, require_least
 from src.face.alignment import Alignment, TemplateAlignment, invert, similarity_transform, transform_points
-from src.face.detector import FaceTracker
-from src.face.landmarks import fill_missing, rescaled, smooth
-from src.face.topology import NUM_LANDMARKS, RIGID
+from src.face.landmarks import rescaled, smooth
+from src.face.topology import RIGID
 from src.face.warp import warp
 from src.lightning_modules.landmark_driven import LandmarkDriven, stack_condition
 from src.media import VideoReader, resize
-from src.pipelines.sources import Portrait, read_portrait, stored_clip
+from src.pipelines.sources import Portrait, read_portrait, stored_clip, track_landmarks
 from src.pipelines.video import GENERATED, Frames, Video
 
 log = logging.getLogger(__name__)
@@ -99,10 +97,7 @@ class LandmarkDrivenPipeline:
         if steps > model.num_train_timesteps:
             raise ConfigError(f"pipeline.steps={steps}: the model has only {model.num_train_timesteps} noise levels.")
         # A wrong sampler is told now, not after a minute of detection.
-        takes_eta = (
-            "eta" in inspect.signature(sampler_for(model.noise_schedule, sampler or model.sampler).step).parameters
-        )
-        if eta and not takes_eta:
+        if eta and not takes_eta(sampler_for(model.noise_schedule, sampler or model.sampler)):
             raise ConfigError(f"pipeline.eta={eta} is for sampler=ddim: set eta=0 or choose ddim.")
         self.model = model
         self.sampler = sampler
@@ -253,7 +248,7 @@ class LandmarkDrivenPipeline:
         reader = VideoReader(driving, fps=self.fps)
         if self.fps is None and reader.info.variable_rate:
             reader = VideoReader(driving, fps=reader.info.fps)
-        landmarks = self._detect(reader, driving)
+        landmarks = track_landmarks(reader, f"driving={driving}", self.face_model)
         matrices = self.alignment.fit(landmarks, (reader.info.height, reader.info.width))
         return Driving(
             transform_points(landmarks[..., :2], matrices),
@@ -261,24 +256,6 @@ class LandmarkDrivenPipeline:
             reader.fps,
             Path(driving) if reader.info.has_audio else None,
         )
-
-    def _detect(self, reader: VideoReader, path: str | Path) -> Float32[np.ndarray, "t 478 3"]:
-        """Landmarks of every frame in pixels of the video; frames without a face are interpolated."""
-        missing = np.full((NUM_LANDMARKS, 3), np.nan, np.float32)
-        with FaceTracker(model=self.face_model) as tracker:
-            faces = [tracker.track(frame) for chunk in reader.stream() for frame in chunk]
-        found = np.stack([missing if face is None else face.landmarks for face in faces])
-        try:
-            landmarks, valid = fill_missing(found)
-        except FaceError as error:
-            raise FaceError(
-                f"driving={path}: no face was found in any of its {len(found)} frames; give a clip that shows one."
-            ) from error
-        if not valid.all():
-            log.warning(
-                "%s: no face in %d of %d frames; their landmarks are interpolated", path, (~valid).sum(), len(valid)
-            )
-        return landmarks
 
 
 def transfer_motion(

@@ -7,13 +7,14 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 
 from src.datamodules.store import SAFE_ID, Clip, ClipStore
 from src.errors import ConfigError, FaceError, MediaError
 from src.face.alignment import Alignment, transform_points
-from src.face.detector import FaceDetector
-from src.face.landmarks import rescaled
+from src.face.detector import FaceDetector, FaceTracker
+from src.face.landmarks import fill_missing, rescaled
+from src.face.topology import NUM_LANDMARKS
 from src.face.warp import warp
 from src.media import VideoReader, read_image, resize
 
@@ -70,6 +71,36 @@ def read_portrait(
                 landmarks = transform_points(faces[0].landmarks[None, :, :2], matrix)[0]
                 return Portrait(warp(picture[None], matrix, alignment.size)[0], landmarks)
     raise FaceError(f"source={name}: no face was found; give a picture that shows one face from the front.")
+
+
+def track_landmarks(
+    reader: VideoReader, name: str, face_model: str | Path | None = None
+) -> Float32[np.ndarray, "t 478 3"]:
+    """Landmarks of the person in every frame of a video, in its pixels; frames without a face are interpolated.
+
+    Args:
+        reader: of the video.
+        name: what messages call it.
+        face_model: path of MediaPipe's FaceLandmarker; None: in the models folder.
+
+    Raises:
+        FaceError: there is no face, or the landmark model is missing.
+    """
+    missing = np.full((NUM_LANDMARKS, 3), np.nan, np.float32)
+    with FaceTracker(model=face_model) as tracker:
+        faces = [tracker.track(frame) for chunk in reader.stream() for frame in chunk]
+    found = np.stack([missing if face is None else face.landmarks for face in faces])
+    try:
+        landmarks, valid = fill_missing(found)
+    except FaceError as error:
+        raise FaceError(
+            f"{name}: no face was found in any of its {len(found)} frames; give a clip that shows one."
+        ) from error
+    if not valid.all():
+        log.warning(
+            "%s: no face in %d of %d frames; their landmarks are interpolated", name, (~valid).sum(), len(valid)
+        )
+    return landmarks
 
 
 def stored_clip(given: object) -> Clip | None:

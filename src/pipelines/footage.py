@@ -1,0 +1,172 @@
+"""Pictures of a person whose face is to be changed: aligned crops, their landmarks, and the way back into the whole picture."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64, UInt8
+
+from src.audio.features import FPS
+from src.datamodules.store import Clip
+from src.errors import FaceError, MediaError
+from src.face.alignment import Alignment, invert, transform_points
+from src.face.detector import FaceDetector
+from src.face.landmarks import rescaled, smooth
+from src.face.warp import warp
+from src.media import VideoReader, read_image, resize
+from src.pipelines.sources import stored_clip, track_landmarks
+
+Frames = UInt8[np.ndarray, "t h w 3"]
+Crops = UInt8[np.ndarray, "t crop_h crop_w 3"]
+Indices = Sequence[int] | Int64[np.ndarray, " t"]
+
+
+@dataclass(frozen=True)
+class Footage:
+    """A picture, or the frames of a video at 25 per second, of one person.
+
+    Attributes:
+        read: whole frames of given numbers.
+        matrices: frame pixels -> crop pixels.
+        landmarks: of the face, in pixels of the crops.
+        crop_size: height and width of the crops.
+        size: height and width of the whole frames.
+        sound: file that its sound is in; None: there is none.
+        crops_of: aligned crops of given numbers, where they are not to be warped out of the frames.
+    """
+
+    read: Callable[[Indices], Frames]
+    matrices: Float64[np.ndarray, "t 3 3"]
+    landmarks: Float[np.ndarray, "t 478 2"]
+    crop_size: tuple[int, int]
+    size: tuple[int, int]
+    sound: Path | None = None
+    crops_of: Callable[[Frames], Crops] | None = None
+
+    def __len__(self) -> int:
+        return len(self.landmarks)
+
+    def crops(self, indices: Indices, whole: Frames | None = None) -> Crops:
+        """Aligned faces; `whole` are the frames of these numbers, where they have been read already."""
+        frames = self.read(indices) if whole is None else whole
+        if self.crops_of is not None:
+            return self.crops_of(frames)
+        return warp(frames, self.matrices[np.asarray(indices, np.int64)], self.crop_size)
+
+    def pasted(
+        self, whole: Frames, crops: Crops, weights: UInt8[np.ndarray, "t crop_h crop_w 1"], indices: Indices
+    ) -> Frames:
+        """Whole frames with crops put back where their weights, 0 to 255, say so; pixels of weight 0 stay as they are."""
+        pasted = whole.copy()
+        for frame, crop, weight, matrix in zip(pasted, crops, weights, self.matrices[np.asarray(indices)], strict=True):
+            _paste(frame, crop, weight, matrix)
+        return pasted
+
+
+def _paste(
+    frame: UInt8[np.ndarray, "h w 3"],
+    crop: UInt8[np.ndarray, "ch cw 3"],
+    weight: UInt8[np.ndarray, "ch cw 1"],
+    matrix: Float64[np.ndarray, "3 3"],
+) -> None:
+    """Blend a crop into a frame, in place; only the box that it covers is touched."""
+    to_frame = invert(matrix[None])[0]
+    height, width = crop.shape[:2]
+    corners = np.array([[-0.5, -0.5], [width - 0.5, -0.5], [-0.5, height - 0.5], [width - 0.5, height - 0.5]])
+    reach = transform_points(corners[None], to_frame[None])[0]
+    left, top = np.maximum(np.floor(reach.min(axis=0)).astype(int), 0)
+    right, bottom = np.minimum(np.ceil(reach.max(axis=0)).astype(int) + 1, [frame.shape[1], frame.shape[0]])
+    if left >= right or top >= bottom:
+        return
+    shift = np.array([[1.0, 0.0, -left], [0.0, 1.0, -top], [0.0, 0.0, 1.0]])
+    box = (int(bottom - top), int(right - left))
+    placed = warp(np.concatenate([crop, weight], axis=2)[None], (shift @ to_frame)[None], box)[0].astype(np.float32)
+    alpha = placed[..., 3:] / 255
+    inside = frame[top:bottom, left:right]
+    blended = inside + alpha * (placed[..., :3] - inside)
+    frame[top:bottom, left:right] = np.where(alpha > 0, np.rint(blended), inside).astype(np.uint8)
+
+
+def read_footage(
+    source: str | Path | Clip | UInt8[np.ndarray, "h w 3"],
+    alignment: Alignment,
+    *,
+    smoothing: float = 0.0,
+    face_model: str | Path | None = None,
+) -> Footage:
+    """The person in a picture, a video or a stored clip, `STORE@CLIP_ID`, whose frames are aligned already.
+
+    Args:
+        source: path, clip or picture.
+        alignment: where the face lies in the crops; its size is theirs.
+        smoothing: of a video's landmarks along time, standard deviation of a Gaussian in frames.
+        face_model: path of MediaPipe's FaceLandmarker; None: in the models folder.
+
+    Raises:
+        FaceError: there is no face, or the landmark model is missing.
+        MediaError, StoreError: a file cannot be read.
+    """
+    if (clip := stored_clip(source)) is not None:
+        return _of_clip(clip, alignment.size, smoothing)
+    if isinstance(source, np.ndarray):
+        return _of_picture(source, "the given picture", alignment, face_model)
+    path = Path(str(source))
+    try:
+        picture = read_image(path)
+    except MediaError:
+        if not path.is_file():
+            raise
+        return _of_video(path, alignment, smoothing, face_model)
+    return _of_picture(picture, str(path), alignment, face_model)
+
+
+def _of_clip(clip: Clip, size: tuple[int, int], smoothing: float) -> Footage:
+    landmarks = smooth(clip.landmarks[..., :2].astype(np.float64), smoothing)
+    scale = np.array([size[1] / clip.size[1], size[0] / clip.size[0]])
+    matrix = np.diag([*scale, 1.0])
+    matrix[:2, 2] = 0.5 * scale - 0.5  # pixel centres lie at integers
+    return Footage(
+        lambda indices: clip.frames(np.asarray(indices)),
+        np.broadcast_to(matrix, (clip.n_frames, 3, 3)),
+        rescaled(landmarks, clip.size, size),
+        size,
+        clip.size,
+        clip.audio_path if clip.has_audio else None,
+        crops_of=lambda frames: resize(frames, size),
+    )
+
+
+def _of_picture(
+    picture: UInt8[np.ndarray, "h w 3"], name: str, alignment: Alignment, face_model: str | Path | None
+) -> Footage:
+    with FaceDetector("image", model=face_model) as detector:
+        faces = detector.detect(picture)
+    if not faces:
+        raise FaceError(f"source={name}: no face was found; give a picture that shows one face from the front.")
+    size = picture.shape[:2]
+    matrix = alignment.fit(faces[0].landmarks[None], size)
+    landmarks = transform_points(faces[0].landmarks[None, :, :2].astype(np.float64), matrix)
+    return Footage(
+        lambda indices: np.broadcast_to(picture, (len(indices), *picture.shape)),
+        matrix,
+        landmarks,
+        alignment.size,
+        size,
+    )
+
+
+def _of_video(path: Path, alignment: Alignment, smoothing: float, face_model: str | Path | None) -> Footage:
+    reader = VideoReader(path, fps=float(FPS))
+    found = track_landmarks(reader, f"source={path}", face_model)
+    smoothed = smooth(found.astype(np.float64), smoothing)
+    size = (reader.info.height, reader.info.width)
+    matrices = alignment.fit(smoothed, size)
+    return Footage(
+        reader.read,
+        matrices,
+        transform_points(smoothed[..., :2], matrices),
+        alignment.size,
+        size,
+        path if reader.info.has_audio else None,
+    )
