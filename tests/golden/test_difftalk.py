@@ -34,6 +34,7 @@ from src.lightning_modules.ema import LatentDiffusionAverage
 from src.metrics.perceptual import PerceptualDistance
 from src.nn.difftalk import DiffTalkNet, PatchDiscriminator, VQAutoencoder
 from src.nn.difftalk.losses import adaptive_weight, discriminator_loss, generator_loss
+from tests.golden import test_difftalk_data as data
 from tests.golden.conftest import GOLDEN_DIR, GoldenCase, golden_cases, load_case
 
 FOLDER = GOLDEN_DIR / "difftalk"
@@ -757,3 +758,9 @@ CASES = [
 @pytest.mark.parametrize("case", CASES)
 def test_agrees_with_the_original(case: GoldenCase):
     CHECKS[case.check](case)
+
+
+@pytest.mark.parametrize("case", golden_cases("difftalk"), ids=lambda case: case.name)
+def test_every_case_is_checked_somewhere(case: GoldenCase):
+    known = case.check in CHECKS or case.check in data.CHECKS
+    assert known, f"{case.name}: there is no test for the check {case.check!r}"

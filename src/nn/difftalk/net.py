@@ -135,7 +135,7 @@ class DiffTalkNet(nn.Module):
         """
         return self.denoise(noisy, timestep, masked, reference, self.tokens(audio, landmarks))
 
-    def tokens(self, audio: Float[Tensor, "b n d"], landmarks: Float[Tensor, "b 39 2"]) -> Float[Tensor, "b m e"]:
+    def tokens(self, audio: Float[Tensor, "b n d"], landmarks: Float[Tensor, "b k 2"]) -> Float[Tensor, "b m e"]:
         """What the U-Net attends to; the same in all steps of a sampling.
 
         Raises:

@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from src.nn.difftalk.losses import adaptive_weight, discriminator_loss, generator_loss
+
+
+def test_hinge_stops_at_the_margin():
+    sure = torch.full((1, 1, 2, 2), 1.5)
+    assert discriminator_loss(sure, -sure).item() == 0
+    assert discriminator_loss(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)).item() == 1
+    assert discriminator_loss(-sure, sure).item() == 2.5
+
+
+def test_the_generator_wants_large_logits():
+    assert generator_loss(torch.tensor([[[[1.0, 3.0]]]])).item() == -2
+
+
+def test_the_weight_makes_the_gradients_equally_long():
+    layer = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    reconstruction, adversarial = 2 * layer.square().sum(), 0.5 * layer.sum()
+    weight = adaptive_weight(reconstruction, adversarial, layer)
+    assert weight.item() == pytest.approx(20 / (0.5**0.5 + 1e-4), rel=1e-5)
+    assert not weight.requires_grad
+    (reconstruction + weight * adversarial).backward()  # both graphs are still there
+    assert layer.grad is not None
+    assert torch.allclose(layer.grad, torch.tensor([12.0, 16.0]) + 0.5 * weight)
+
+
+def test_the_weight_is_limited():
+    layer = torch.nn.Parameter(torch.ones(1))
+    assert adaptive_weight(100 * layer.sum(), 0 * layer.sum(), layer).item() == 1e4
