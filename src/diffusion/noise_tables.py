@@ -46,9 +46,9 @@ def noise_tables(betas: Float[Tensor, " n"]) -> dict[str, Float[Tensor, " n"]]:
 
 
 def vlb_weights(betas: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Weights of the squared error of the noise in the variational bound (equation 12 of arXiv:2006.11239), without its factor 1/2 ...
+    """Weights of the squared error of the noise in the variational bound (equation 12 of arXiv:2006.11239).
 
-    beta^2 / (2 posterior_variance alpha (1 - ab)); at t = 0, where the variance is zero, the value at t = 1.
+    beta^2 / (2 posterior_variance alpha (1 - ab))        at t = 0, where the variance is zero, the value at t = 1
     """
     tables = noise_tables(betas)
     weights = tables["betas"].square() / (
