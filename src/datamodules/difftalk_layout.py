@@ -26,6 +26,7 @@ from torch.utils.data import Dataset, default_collate
 from src.audio.deepspeech import N_LOGITS, WINDOW_ROWS, WINDOW_SIZE
 from src.datamodules.difftalk import ReferenceFrame, reference_candidates
 from src.datamodules.frames import LANDMARK_SIZE
+from src.datamodules.resumable import ResumableDataModule
 from src.errors import ConfigError, FaceError, FeatureError, StoreError
 from src.face.repainting import MaskRule, condition_points, kept_masks
 from src.media import read_image
@@ -214,6 +215,9 @@ class DiffTalkLayoutDataset(Dataset):
                 f"off the list: {', '.join(missing)}."
             )
         self.clips = {clip: np.array(numbers) for clip, numbers in frames_by_clip(self.root).items()}
+        self.listed: dict[int, list[int]] = {}
+        for frame in sorted(self.frames):
+            self.listed.setdefault(frame.clip, []).append(frame.frame)
         self._fixed = self._draw_references() if reference == "fixed" else None
 
     def __len__(self) -> int:
@@ -224,6 +228,13 @@ class DiffTalkLayoutDataset(Dataset):
         row = index % len(self)
         frame = self.frames[row]
         return self.item(frame, self._reference_of(index)) | {"index": row}
+
+    def limit(self, n_frames: int | None) -> None:
+        """Keep so many frames of the list, evenly spread; None: all."""
+        if n_frames is not None and n_frames < len(self.frames):
+            rows = [round(row) for row in np.linspace(0, len(self.frames) - 1, n_frames)]
+            self.frames = [self.frames[row] for row in rows]
+            self._fixed = self._fixed and [self._fixed[row] for row in rows]
 
     def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The items at `indices`, collated."""
@@ -297,3 +308,93 @@ def read_audio_smooth(path: Path) -> Float32[np.ndarray, "n 464"]:
             f"{path} holds an array of shape {values.shape}, not windows of {WINDOW_ROWS} x {N_LOGITS} logits: make it again."
         )
     return values.reshape(-1, WINDOW_SIZE).astype(np.float32)
+
+
+class DiffTalkLayoutDataModule(ResumableDataModule[DiffTalkLayoutDataset]):
+    """Training and validation frames of such a folder; order and resuming as `ResumableDataModule` has them.
+
+    Args:
+        root: see `DiffTalkLayoutDataset`.
+        train_list: frames for training; None: `data_train.txt` beside `root`.
+        val_list: frames for validation; None: `data_test.txt` beside `root`.
+        resolution: see `DiffTalkLayoutDataset`.
+        batch_size: training frames per process and step.
+        val_batch_size: validation frames per process and step; None: `batch_size`.
+        num_workers: processes that read pictures.
+        persistent_workers: keep them between epochs.
+        pin_memory: page-locked batches, for GPUs.
+        prefetch_factor: batches that each worker prepares ahead.
+        mask: see `DiffTalkLayoutDataset`.
+        reference: idem, for training; validation has the first frame, as generation does.
+        reference_gap: idem.
+        limit_val_frames: use only so many frames of the validation list, evenly spread; None: all.
+        seed: of the order and of the draws.
+
+    Raises:
+        ConfigError: a setting or a list that cannot be used.
+        StoreError: files are missing.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        train_list: str | Path | None = None,
+        val_list: str | Path | None = None,
+        resolution: int = 256,
+        batch_size: int = 8,
+        *,
+        val_batch_size: int | None = None,
+        num_workers: int = 0,
+        persistent_workers: bool = True,
+        pin_memory: bool = True,
+        prefetch_factor: int = 2,
+        mask: MaskRule | None = None,
+        reference: ReferenceFrame = "random",
+        reference_gap: int = ORIGINAL_GAP,
+        limit_val_frames: int | None = None,
+        seed: int = 23,
+    ) -> None:
+        super().__init__(
+            batch_size,
+            val_batch_size=val_batch_size,
+            num_workers=num_workers,
+            persistent_workers=persistent_workers,
+            pin_memory=pin_memory,
+            prefetch_factor=prefetch_factor,
+            seed=seed,
+        )
+        self.root = Path(root)
+        self.lists = {
+            "train": Path(train_list) if train_list else self.root.parent / "data_train.txt",
+            "val": Path(val_list) if val_list else self.root.parent / "data_test.txt",
+        }
+        self.reference: ReferenceFrame = reference
+        self.limit_val_frames = limit_val_frames
+        self.options: dict[str, Any] = {
+            "resolution": resolution,
+            "mask": mask,
+            "reference_gap": reference_gap,
+            "seed": seed,
+        }
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the lists and look for their files; no picture is opened."""
+        if stage in (None, "fit"):
+            self.train_dataset = DiffTalkLayoutDataset(
+                self.root, self.lists["train"], reference=self.reference, **self.options
+            )
+        if stage in (None, "fit", "validate"):
+            self.val_dataset = DiffTalkLayoutDataset(self.root, self.lists["val"], reference="first", **self.options)
+            self.val_dataset.limit(self.limit_val_frames)
+
+    def preview(self, n_samples: int) -> dict[str, Tensor]:
+        """Validation items, evenly spread over the list."""
+        rows = np.linspace(0, len(self.val_dataset) - 1, min(n_samples, len(self.val_dataset)))
+        return self.val_dataset.batch([round(row) for row in rows])
+
+    def preview_video(self, n_frames: int) -> dict[str, Tensor]:
+        """The beginning of the first validation clip: `reference` (3, h, w), and the other entries of a batch along time."""
+        first = self.val_dataset.frames[0].clip
+        numbers = self.val_dataset.listed[first][:n_frames]
+        items = [self.val_dataset.item(FrameId(first, number), int(numbers[0])) for number in numbers]
+        return default_collate(items) | {"reference": items[0]["reference"]}

@@ -9,6 +9,7 @@ from PIL import Image
 from src.audio.imported import ImportedWindows
 from src.datamodules.difftalk import DiffTalkDataModule
 from src.datamodules.difftalk_layout import (
+    DiffTalkLayoutDataModule,
     DiffTalkLayoutDataset,
     FrameId,
     original_references,
@@ -156,6 +157,18 @@ def test_files_that_are_damaged(tmp_path):
     (tmp_path / "a.npy").write_bytes(b"")
     with pytest.raises(FeatureError, match="damaged"):
         read_audio_smooth(tmp_path / "a.npy")
+
+
+def test_loaders_and_previews(raw):
+    made = DiffTalkLayoutDataModule(raw / "HDTF", resolution=48, batch_size=25, reference_gap=5, limit_val_frames=4)
+    made.setup()
+    assert [len(batch["index"]) for batch in made.train_dataloader()] == [25, 25, 10]
+    assert [str(frame) for frame in made.val_dataset.frames] == ["3_1", "3_11", "3_20", "3_30"]
+    assert made.preview(2)["audio"][:, 4, 0].tolist() == [301, 330]
+    video = made.preview_video(6)
+    assert video["target"].shape == (6, 3, 48, 48)
+    assert video["audio"][:, 4, 0].tolist() == [301, 302, 303, 304, 305, 306]
+    assert video["reference"].shape == (3, 48, 48)
 
 
 # --- as a store
