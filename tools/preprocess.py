@@ -1,5 +1,7 @@
 """Turn raw videos into a clip store, add speech features or latents to it, or all of this (see --help)."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -25,14 +27,24 @@ def main(cfg: DictConfig) -> None:
         )
     # Built before hours of work: their settings may be wrong.
     features = hydra.utils.instantiate(cfg.features, _convert_="all") if cfg.get("features") else None
+    encode = _encoder(cfg) if cfg.latents is not None else None
     if cfg.raw is not None:
         _preprocessing(cfg, root).run()
     if features is not None:
         write_features(root, features)
-    if cfg.latents is not None:
-        from src.datamodules.preprocessing.latents import write_latents  # networks: for those who ask for them
+    if encode is not None:
+        encode(root)
 
-        write_latents(root, cfg.latents, **hydra.utils.instantiate(cfg.latent_options))
+
+def _encoder(cfg: DictConfig) -> Callable[[Path], int]:
+    """What encodes a store, its checkpoint found to be one."""
+    from src.datamodules.preprocessing.latents import (
+        load_first_stage,
+        write_latents,
+    )  # networks: for those who ask for them
+
+    load_first_stage(cfg.latents)
+    return partial(write_latents, ckpt=cfg.latents, **hydra.utils.instantiate(cfg.latent_options))
 
 
 def _preprocessing(cfg: DictConfig, root: Path) -> Preprocessing:
