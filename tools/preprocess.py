@@ -44,7 +44,8 @@ def _encoder(cfg: DictConfig) -> Callable[[Path], int]:
     )  # networks: for those who ask for them
 
     load_first_stage(cfg.latents)
-    return partial(write_latents, ckpt=cfg.latents, **hydra.utils.instantiate(cfg.latent_options))
+    options = {key: value for key, value in cfg.latent_options.items() if key != "mask"}
+    return partial(write_latents, ckpt=cfg.latents, mask=hydra.utils.instantiate(cfg.latent_options.mask), **options)
 
 
 def _preprocessing(cfg: DictConfig, root: Path) -> Preprocessing:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -144,3 +146,11 @@ def test_settings_say_what_was_encoded(root, ckpt):
     assert settings["mask"] == {"shape": "steady", "margin": 0.3, "eroded_cells": 1}
     array = np.load(root / "latents" / "difftalk" / "clip0.npy")
     assert (array.dtype, array.shape[0]) == (np.float16, 7)
+
+
+def test_the_command(root, ckpt):
+    command = [sys.executable, "tools/preprocess.py", f"root={root}", f"latents={ckpt}"]
+    options = [f"latent_options.resolution={RESOLUTION}", "latent_options.mask.margin=0.2"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(module(root, mask=MaskRule(margin=0.2)).train_dataset) == 1

@@ -27,8 +27,8 @@ class DiffTalkLayout:
 
     Args:
         name: for messages.
-        hold_out: False: the training list is for training alone, and the store has no validation split but what the test list gives none
-            of. True: its clips are divided into train and validation by `fractions`.
+        hold_out: True: the clips of the training list are divided into train and validation by `fractions`. False: all of them are for
+            training, and the store has no validation split; name `test` as `datamodule.val_split` then.
     """
 
     def __init__(self, name: str = "difftalk", hold_out: bool = True) -> None:
