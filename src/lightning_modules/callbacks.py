@@ -17,6 +17,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # ty: ignore[missing-m
 from torch import Tensor
 
 from src.diffusion.pixels import to_uint8, to_unit
+from src.lightning_modules.validation import epoch_is_due
 from src.media import atomic_path, write_image
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class LogSamples(Callback):
         if trainer.sanity_checking:
             return False
         last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
-        return last or trainer.current_epoch % self.every_n_epochs == 0
+        return last or epoch_is_due(trainer, self.every_n_epochs)
 
     def _columns(
         self, trainer: pl.Trainer, sample: Callable[..., Tensor], conditions: Mapping[str, Tensor]

@@ -16,6 +16,7 @@ from torchmetrics import MeanMetric, Metric
 from src.diffusion.pixels import to_signed, to_unit
 from src.errors import ConfigError
 from src.lightning_modules.optimization import OptimizerFactory, make_optimizer
+from src.lightning_modules.randomness import seed_of
 from src.metrics.images import PSNR, SSIM
 from src.metrics.perceptual import PerceptualDistance
 from src.nn.difftalk import PatchDiscriminator, VQAutoencoder
@@ -62,11 +63,15 @@ class DiffTalkAutoencoder(pl.LightningModule):
         perceptual_weight: of LPIPS; 0: trains without its weights.
         codebook_weight: of the codebook's loss.
         disc_weight: of the discriminator's judgement.
+        restart_codes_every: batches after which entries of the codebook that none of them used are put where latents are (random restarts,
+            section 3.1 of arXiv:2005.00341); 0: never, as the original, which leaves most of a new codebook unused for long.
         disc_start: batches before it counts; the discriminator itself learns from then on, too. -1: never.
         perceptual_weights: file of the VGG16 weights; None: in the models folder.
         eval_frames: validation frames that PSNR, SSIM and perplexity are computed of; None: all.
-        seed: for the record, nothing here is random.
+        seed: of the restarts.
     """
+
+    uses: Tensor
 
     def __init__(
         self,
@@ -78,6 +83,7 @@ class DiffTalkAutoencoder(pl.LightningModule):
         base_lr: float | None = None,
         perceptual_weight: float = 1.0,
         codebook_weight: float = 1.0,
+        restart_codes_every: int = 0,
         disc_weight: float = 0.75,
         disc_start: int = 0,
         perceptual_weights: str | None = None,
@@ -93,6 +99,7 @@ class DiffTalkAutoencoder(pl.LightningModule):
         self.base_lr = base_lr
         self.perceptual_weight = perceptual_weight
         self.codebook_weight = codebook_weight
+        self.restart_codes_every = restart_codes_every
         self.disc_weight = disc_weight
         self.disc_start = disc_start
         self.perceptual_weights = perceptual_weights
@@ -100,6 +107,8 @@ class DiffTalkAutoencoder(pl.LightningModule):
         self.seed = seed
         # Not a child: neither its weights nor its place in the average belong to the checkpoint, and it never leaves eval mode.
         self._perceptual: tuple[PerceptualDistance, ...] = ()
+        if restart_codes_every:
+            self.register_buffer("uses", torch.zeros(net.n_codes, dtype=torch.int64))  # since the last restart
         self.train_perplexity = CodebookPerplexity(net.n_codes)
         self.val_loss = MeanMetric()
         self.val_psnr = PSNR()
@@ -171,10 +180,33 @@ class DiffTalkAutoencoder(pl.LightningModule):
             _step(disc_optimizer)
             self.untoggle_optimizer(disc_optimizer)
 
+        if self.restart_codes_every:
+            self._restart_codes(frames, quantised.indices, batch_idx)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(frames), sync_dist=True)
         self.log_dict({f"train/{key}": value.detach() for key, value in logged.items()}, batch_size=len(frames))
         self.train_perplexity(quantised.indices)
         self.log("train/perplexity", self.train_perplexity)
+
+    @torch.no_grad()
+    def _restart_codes(self, frames: Float[Tensor, "b 3 h w"], indices: Int64[Tensor, "b h w"], batch_idx: int) -> None:
+        """Count uses; when it is time, move unused entries onto latents of this batch, on every process onto the same ones."""
+        self.uses += torch.bincount(indices.flatten(), minlength=len(self.uses))
+        if self.global_step % self.restart_codes_every:
+            return
+        uses = self._gathered(self.uses).reshape(-1, len(self.uses)).sum(dim=0)
+        vectors = self._gathered(self.net.encode(frames)).movedim(-3, -1).reshape(-1, self.net.latent_channels).float()
+        unused = (uses == 0).nonzero().flatten()
+        seed = seed_of(self.seed, "restart", self.current_epoch, batch_idx)
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randint(len(vectors), (len(unused),), generator=generator).to(self.device)
+        self.net.entries[unused] = vectors[chosen]
+        self.uses.zero_()
+
+    def _gathered(self, tensor: Tensor) -> Tensor:
+        """The tensor of every process, along a new first axis where there are several."""
+        gathered = self.all_gather(tensor)
+        assert isinstance(gathered, Tensor)
+        return gathered
 
     # --- validation
 

@@ -41,6 +41,13 @@ class ExponentialMovingAverage(WeightAveraging):
     def _update(self, averages: tuple[Tensor, ...], weights: tuple[Tensor, ...], n_averaged: Tensor | int) -> None:
         torch._foreach_lerp_(list(averages), list(weights), 1 - self.decay(int(n_averaged) + 1))
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A new training's average begins at what the module begins with, which may have been loaded since it was set up."""
+        super().on_train_start(trainer, pl_module)
+        average = self._average_model
+        if average is not None and trainer.global_step == 0:
+            average.module.load_state_dict(pl_module.state_dict())
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the module's last weights in place: a checkpoint written after this holds both and resumes exactly."""
 

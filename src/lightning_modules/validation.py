@@ -23,6 +23,15 @@ class Seeded(Protocol):
         ...
 
 
+def epoch_is_due(trainer: pl.Trainer, every_n_epochs: int) -> bool:
+    """Whether something that happens every n epochs, starting with the first, happens in the validation that runs now.
+
+    Where validations are rarer than the epochs that it falls on, the next validation makes up for them.
+    """
+    between = trainer.check_val_every_n_epoch or 1
+    return trainer.current_epoch % every_n_epochs < between
+
+
 def evaluation_is_due(module: pl.LightningModule, every_n_epochs: int) -> bool:
     """Whether this validation is to sample and measure.
 
@@ -33,7 +42,7 @@ def evaluation_is_due(module: pl.LightningModule, every_n_epochs: int) -> bool:
     trainer = module.trainer
     if trainer.sanity_checking or not every_n_epochs:
         return False
-    return trainer.state.fn != TrainerFn.FITTING or module.current_epoch % every_n_epochs == 0
+    return trainer.state.fn != TrainerFn.FITTING or epoch_is_due(trainer, every_n_epochs)
 
 
 def row_generators(module: Seeded, use: str, rows: Int64[Tensor, " b"]) -> list[torch.Generator]:

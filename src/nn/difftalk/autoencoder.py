@@ -101,6 +101,11 @@ class VQAutoencoder(nn.Module):
             self.vq.enable_gradient_checkpointing()
 
     @property
+    def entries(self) -> Tensor:
+        """The codebook, (n_codes, latent_channels)."""
+        return self.vq.quantize.embedding.weight
+
+    @property
     def last_layer(self) -> Float[Tensor, "3 c 3 3"]:
         """Weight of the decoder's last convolution, at which the losses are weighed against each other (equation 7)."""
         return self.vq.decoder.conv_out.weight
@@ -129,7 +134,7 @@ class VQAutoencoder(nn.Module):
 
         In the paper (equation 4) the factor belongs to the first term; published weights were trained with this order.
         """
-        entries = self.vq.quantize.embedding.weight
+        entries = self.entries
         with torch.autocast(latent.device.type, enabled=False):  # the nearest entry by bfloat16 would be another one
             z = latent.float().permute(0, 2, 3, 1)
             indices = nearest(z.detach().reshape(-1, self.latent_channels), entries.detach().float())
