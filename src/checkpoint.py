@@ -113,6 +113,11 @@ def method_of(path: str | Path) -> str:
     return load(path).method
 
 
+def newest_checkpoint(runs: Path) -> Path | None:
+    """The `last.ckpt` that was written last by the runs below a folder; None where there is none."""
+    return max(runs.glob("**/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
+
+
 def load_pickled(path: Path) -> dict[str, Any]:
     """`torch.load` that refuses everything but tensors and plain values; CheckpointError in one sentence otherwise."""
     try:

@@ -54,12 +54,14 @@ def resume_path(choice: str | None, runs: Path) -> Path | None:
     if choice is None:
         return None
     if choice == "last":
-        found = sorted(runs.glob("**/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime)
-        if not found:
+        from src.checkpoint import newest_checkpoint  # takes seconds: mistakes before are answered at once
+
+        newest = newest_checkpoint(runs)
+        if newest is None:
             raise ConfigError(
                 f"ckpt_path=last: no run below {runs} has written a checkpoint yet; leave ckpt_path out to start anew."
             )
-        return found[-1]
+        return newest
     if not Path(choice).is_file():
         raise ConfigError(f"ckpt_path={choice}: there is no such file; give a .ckpt, or last.")
     return Path(choice)

@@ -124,7 +124,9 @@ def test_settings_that_the_code_does_not_know_are_a_sentence():
 
 
 def test_an_unknown_method_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="choose difftalk or difftalk_autoencoder or diffused_heads or landmark_driven"):
+    with pytest.raises(
+        CheckpointError, match="choose difftalk or difftalk_autoencoder or diffused_heads or landmark_driven"
+    ):
         load_published(lightning_file(tmp_path / "x.ckpt"), "diffuse_heads")
 
 

@@ -17,12 +17,46 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from src.checkpoint import instantiate, load, weights_sha256
 from src.datamodules.store import Clip
 from src.datamodules.tables import differences, plain
-from src.errors import StoreError
+from src.errors import CheckpointError, StoreError
 from src.face.repainting import MaskRule
+from src.nn.difftalk import VQAutoencoder
 
 FOLDER = "latents"
+
+
+OF_METHODS = {"difftalk_autoencoder": ("net", "net."), "difftalk": ("first_stage", "first_stage.")}
+"""Checkpoints that hold a first stage: method -> (its place in the model's configuration, prefix of its weights)."""
+
+
+def load_first_stage(path: str | Path) -> tuple[VQAutoencoder, str]:
+    """The frozen first stage of a checkpoint of either stage, and the beginning of the sha256 of its weights.
+
+    Raises:
+        CheckpointError: there is none, or it is of another method.
+    """
+    checkpoint = load(path)
+    if checkpoint.method not in OF_METHODS or not checkpoint.config.get("model"):
+        raise CheckpointError(
+            f"{path} is of {checkpoint.method} and holds no first stage of DiffTalk: give a checkpoint of difftalk_autoencoder."
+        )
+    place, prefix = OF_METHODS[checkpoint.method]
+    net = instantiate(checkpoint.config["model"][place])
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint.state_dict.items() if k.startswith(prefix)}
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: the weights do not fit the first stage that the checkpoint describes."
+        ) from error
+    return net.eval().requires_grad_(False), fingerprint_of(net)
+
+
+def fingerprint_of(first_stage: VQAutoencoder) -> str:
+    """The beginning of the sha256 of its weights: which first stage latents were made by."""
+    return weights_sha256(first_stage.state_dict())[:12]
 
 
 class StoredLatents:

@@ -18,13 +18,15 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from src.checkpoint import load
+from src.checkpoint import newest_checkpoint
+from src.datamodules.latents import fingerprint_of, load_first_stage
 from src.diffusion.inpainting import inpaint, published_ddim
 from src.diffusion.losses import denoising_error
 from src.diffusion.noise import FrameNoise, NoiseMode, randn_each
+from src.diffusion.noise_tables import noise_tables, scaled_linear_betas
 from src.diffusion.pixels import to_signed, to_unit
 from src.diffusion.sampling import SAMPLERS, Scheduler, SchedulerFactory, sampler_for, takes_eta
-from src.errors import CheckpointError, ConfigError
+from src.errors import CheckpointError, ConfigError, StoreError
 from src.face.repainting import MaskRule, latent_masks
 from src.lightning_modules.optimization import OptimizerFactory, optimize
 from src.lightning_modules.optimization import SchedulerFactory as LRSchedulerFactory
@@ -178,14 +180,23 @@ class DiffTalk(pl.LightningModule):
     @torch.no_grad()
     def on_fit_start(self) -> None:
         """A new training takes over the first stage, and measures its latents where they are to be normalised."""
-        if self._resumed:
-            return
-        self.load_first_stage()
-        if self.normalise_latents:
-            datamodule: Any = self.trainer.datamodule  # ty: ignore[missing-attribute]
+        datamodule: Any = self.trainer.datamodule  # ty: ignore[missing-attribute]
+        if not self._resumed:
+            self.load_first_stage()
+        self._check_latents(datamodule)
+        if self.normalise_latents and not self._resumed:
             (latents,) = self._raw_latents({"target": datamodule.preview(64)["target"].to(self.device)}, ("target",))
             self.latent_mean.copy_(latents.mean(dim=(0, 2, 3)))
             self.latent_std.copy_(latents.std(dim=(0, 2, 3)))
+
+    def _check_latents(self, datamodule: Any) -> None:
+        """StoreError where the latents of the data were made by another first stage."""
+        stored = getattr(datamodule.train_dataset, "latents", None)
+        if stored is not None and (made_by := stored.settings.get("first_stage")) != fingerprint_of(self.first_stage):
+            raise StoreError(
+                f"{stored.folder} was made by another first stage ({made_by}) than the model's ({fingerprint_of(self.first_stage)}): "
+                "make latents of another name with tools/preprocess.py, or give the model.first_stage_ckpt that made these."
+            )
 
     def load_first_stage(self) -> None:
         """Weights of `first_stage_ckpt`; ConfigError or CheckpointError where there are none that fit."""
@@ -193,15 +204,9 @@ class DiffTalk(pl.LightningModule):
             log.warning("model.first_stage_ckpt=%s: the first stage is random", UNTRAINED)
             return
         path = self._first_stage_path()
-        checkpoint = load(path)
-        own = {"difftalk_autoencoder": "net.", "difftalk": "first_stage."}.get(checkpoint.method)
-        if own is None:
-            raise CheckpointError(
-                f"model.first_stage_ckpt={path} is of {checkpoint.method}: give one of difftalk_autoencoder."
-            )
-        weights = {k.removeprefix(own): v for k, v in checkpoint.state_dict.items() if k.startswith(own)}
+        there, _ = load_first_stage(path)
         try:
-            self.first_stage.load_state_dict(weights)
+            self.first_stage.load_state_dict(there.state_dict())
         except RuntimeError as error:
             raise CheckpointError(
                 f"model.first_stage_ckpt={path} is of another autoencoder than model.first_stage describes: "
@@ -218,13 +223,13 @@ class DiffTalk(pl.LightningModule):
         name = str(choice).removeprefix("last:")
         if name == str(choice):
             return Path(choice)
-        found = sorted((self.runs / name).glob("**/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-        if not found:
+        newest = newest_checkpoint(self.runs / name)
+        if newest is None:
             raise ConfigError(
                 f"model.first_stage_ckpt={choice}: no run below {self.runs / name} has written a checkpoint; run "
                 f"python train.py experiment={name} first, or give a file."
             )
-        return found[-1]
+        return newest
 
     @torch.no_grad()
     def encode(self, frames: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h2 w2"]:
@@ -373,8 +378,16 @@ class DiffTalk(pl.LightningModule):
             return self(noisy, timestep, conditions)
 
         if sampler == PUBLISHED:
-            return published_ddim(denoise, noise, self.noise_schedule.alphas_cumprod, steps, **options)
+            return published_ddim(denoise, noise, self._exact_alphas_cumprod(), steps, **options)
         return inpaint(denoise, noise, sampler_for(self.noise_schedule, sampler), steps, **options)
+
+    def _exact_alphas_cumprod(self) -> Float[Tensor, " n"]:
+        """As the original computes them, in float64; the scheduler's own differ by 1e-6."""
+        config = self.noise_schedule.config
+        if config.beta_schedule != "scaled_linear" or config.trained_betas is not None:
+            return self.noise_schedule.alphas_cumprod
+        betas = scaled_linear_betas(config.num_train_timesteps, config.beta_start, config.beta_end)
+        return noise_tables(betas)["alphas_cumprod"]
 
     def check_sampler(self, sampler: str | SchedulerFactory | None, eta: float = 0.0) -> None:
         """ConfigError where there is no such sampler, it cannot sample this model, or it has no `eta`."""

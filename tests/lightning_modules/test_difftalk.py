@@ -15,8 +15,9 @@ from torch import Tensor
 from src.audio.log_mel import LogMel
 from src.checkpoint import record
 from src.datamodules.difftalk import DiffTalkDataModule
+from src.datamodules.preprocessing.latents import write_latents
 from src.diffusion.pixels import to_signed
-from src.errors import CheckpointError, ConfigError
+from src.errors import CheckpointError, ConfigError, StoreError
 from src.lightning_modules.callbacks import LogSamples
 from src.lightning_modules.difftalk import DiffTalk
 from src.nn.difftalk import DiffTalkNet, VQAutoencoder
@@ -38,9 +39,19 @@ def root(tmp_path_factory) -> Path:
     return write_heads(tmp_path_factory.mktemp("data") / "heads", n_identities=4, n_frames=16, size=SIDE)
 
 
-def tiny_first_stage() -> VQAutoencoder:
+FIRST_STAGE = {
+    "_target_": "src.nn.difftalk.VQAutoencoder",
+    "channels": 8,
+    "channel_mult": [1, 1, 1],
+    "num_res_blocks": 1,
+    "n_codes": 32,
+    "norm_num_groups": 4,
+}
+
+
+def first_stage(**options) -> VQAutoencoder:
     torch.manual_seed(1)
-    return VQAutoencoder(channels=8, channel_mult=(1, 1, 1), num_res_blocks=1, n_codes=32, norm_num_groups=4)
+    return VQAutoencoder(**{k: v for k, v in (FIRST_STAGE | options).items() if k != "_target_"})
 
 
 def tiny_net(**options) -> DiffTalkNet:
@@ -74,7 +85,7 @@ def tiny_model(**options) -> DiffTalk:
         steps_offset=1,
         prediction_type=options.pop("prediction_type", "epsilon"),
     )
-    return DiffTalk(tiny_net(), tiny_first_stage(), schedule, **(settings | options))
+    return DiffTalk(tiny_net(), first_stage(), schedule, **(settings | options))
 
 
 def tiny_data(root: Path, **options) -> DiffTalkDataModule:
@@ -98,9 +109,9 @@ def trainer(folder: Path, **options) -> pl.Trainer:
     return pl.Trainer(**(settings | options))
 
 
-def save_first_stage(path: Path, method: str = "difftalk_autoencoder") -> Path:
-    weights = {f"net.{key}": value + 0.01 for key, value in tiny_first_stage().state_dict().items()}
-    torch.save({"state_dict": weights, "viseme": record(method, {})}, path)
+def save_first_stage(path: Path, method: str = "difftalk_autoencoder", **options) -> Path:
+    weights = {f"net.{key}": value + 0.01 for key, value in first_stage(**options).state_dict().items()}
+    torch.save({"state_dict": weights, "viseme": record(method, {"model": {"net": FIRST_STAGE | options}})}, path)
     return path
 
 
@@ -160,7 +171,7 @@ def test_training_changes_the_network_and_leaves_the_first_stage(root, tmp_path)
     before = {key: value.clone() for key, value in model.net.state_dict().items()}
     trainer(tmp_path).fit(model, tiny_data(root))
     assert not model.first_stage.training
-    expected = {key: value + 0.01 for key, value in tiny_first_stage().state_dict().items()}
+    expected = {key: value + 0.01 for key, value in first_stage().state_dict().items()}
     for key, value in model.first_stage.state_dict().items():
         torch.testing.assert_close(value, expected[key], rtol=0, atol=0)
     assert any(not torch.equal(value, before[key]) for key, value in model.net.state_dict().items())
@@ -181,18 +192,24 @@ def test_the_newest_run_of_a_name_is_found(tmp_path):
     model = tiny_model(first_stage_ckpt="last:first", runs=tmp_path / "logs")
     model.load_first_stage()
     weight = model.first_stage.state_dict()["vq.quant_conv.weight"]
-    torch.testing.assert_close(weight, tiny_first_stage().state_dict()["vq.quant_conv.weight"] + 0.01)
+    torch.testing.assert_close(weight, first_stage().state_dict()["vq.quant_conv.weight"] + 0.01)
 
 
 def test_first_stages_that_do_not_fit_are_refused(tmp_path):
     other = tiny_model(first_stage_ckpt=save_first_stage(tmp_path / "a.ckpt", "landmark_driven"))
     with pytest.raises(CheckpointError, match="is of landmark_driven"):
         other.load_first_stage()
-    torch.save(
-        {"state_dict": {"net.a": torch.zeros(1)}, "viseme": record("difftalk_autoencoder", {})}, tmp_path / "b.ckpt"
-    )
+    save_first_stage(tmp_path / "b.ckpt", n_codes=16)
     with pytest.raises(CheckpointError, match="another autoencoder"):
         tiny_model(first_stage_ckpt=tmp_path / "b.ckpt").load_first_stage()
+
+
+def test_latents_of_another_first_stage_are_refused(root, tmp_path):
+    first = save_first_stage(tmp_path / "first.ckpt")
+    write_latents(root, first, name="mine", resolution=SIDE, batch_size=8, device="cpu")
+    trainer(tmp_path, max_steps=2).fit(tiny_model(first_stage_ckpt=first), tiny_data(root, latents="mine"))
+    with pytest.raises(StoreError, match="was made by another first stage"):
+        trainer(tmp_path).fit(tiny_model(first_stage_ckpt="untrained"), tiny_data(root, latents="mine"))
 
 
 def test_features_of_another_width_are_refused(root, tmp_path):

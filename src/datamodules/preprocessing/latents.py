@@ -9,43 +9,16 @@ import numpy as np
 import torch
 from jaxtyping import Float16
 
-from src.checkpoint import instantiate, load, weights_sha256
 from src.datamodules.frames import masks_of_frames, read_pictures
-from src.datamodules.latents import FOLDER, frame_settings
+from src.datamodules.latents import FOLDER, frame_settings, load_first_stage
 from src.datamodules.store import SAFE_ID, Clip, ClipStore
 from src.datamodules.tables import require_settings, save_array
 from src.diffusion.pixels import to_signed
-from src.errors import CheckpointError, ConfigError, require_least
+from src.errors import ConfigError, require_least
 from src.face.repainting import MaskRule
 from src.nn.difftalk import VQAutoencoder
 
 log = logging.getLogger(__name__)
-
-OF_METHODS = {"difftalk_autoencoder": ("net", "net."), "difftalk": ("first_stage", "first_stage.")}
-"""Checkpoints that hold a first stage: method -> (its place in the model's configuration, prefix of its weights)."""
-
-
-def load_first_stage(path: str | Path) -> tuple[VQAutoencoder, str]:
-    """The frozen first stage of a checkpoint of either stage, and the beginning of the sha256 of its weights.
-
-    Raises:
-        CheckpointError: there is none, or it is of another method.
-    """
-    checkpoint = load(path)
-    if checkpoint.method not in OF_METHODS or not checkpoint.config.get("model"):
-        raise CheckpointError(
-            f"{path} is of {checkpoint.method} and holds no first stage of DiffTalk: give a checkpoint of difftalk_autoencoder."
-        )
-    place, prefix = OF_METHODS[checkpoint.method]
-    net = instantiate(checkpoint.config["model"][place])
-    weights = {k.removeprefix(prefix): v for k, v in checkpoint.state_dict.items() if k.startswith(prefix)}
-    try:
-        net.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{path}: the weights do not fit the first stage that the checkpoint describes."
-        ) from error
-    return net.eval().requires_grad_(False), weights_sha256(weights)[:12]
 
 
 def write_latents(
