@@ -26,11 +26,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from src.audio.windows import AudioEdges, audio_windows
-from src.datamodules.diffused_heads import check_features, clips_with_features
 from src.datamodules.frames import masks_of_frames, points_of_frames, read_pictures
 from src.datamodules.latents import StoredLatents
 from src.datamodules.resumable import ResumableDataModule
-from src.datamodules.speech_features import Features, ensure_features
+from src.datamodules.speech_features import Features, check_features, clips_with_features, ensure_features
 from src.datamodules.store import Clip, ClipStore
 from src.errors import ConfigError, StoreError, require_choice, require_least
 from src.face.repainting import MaskRule

@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from src.audio.features import FPS, SpeechFeatures
+from src.audio.features import FPS, TOLERANCE, SpeechFeatures
 from src.audio.imported import ImportedFeatures
 from src.datamodules.store import SAFE_ID, Clip, ClipStore
 from src.datamodules.tables import plain, read_rows, require_settings, save_array, write_rows
@@ -188,3 +188,43 @@ def _summarise(root: Path, name: str, result: Extraction, seconds: float) -> Non
         result.present,
         without,
     )
+
+
+def clips_with_features(clips: Sequence[Clip], features: Features) -> list[Clip]:
+    """Those clips of a store that have the features; StoreError where none has.
+
+    Clips without sound have none, nor have those that the extraction listed in its `failures.csv`.
+    """
+    folder = clips[0].root / "features" / features.name
+    present = {path.stem for path in folder.glob("*.npy")}
+    found = [clip for clip in clips if clip.id in present]
+    if not found:
+        raise StoreError(
+            f"None of the {len(clips)} {clips[0].split} clips of {clips[0].root} has {features.name} features: "
+            f"look at {folder / 'failures.csv'}, or extract them with tools/preprocess.py."
+        )
+    if len(found) < len(clips):
+        log.info(
+            "%d of %d clips have no %s features and are left out", len(clips) - len(found), len(clips), features.name
+        )
+    return found
+
+
+def check_features(clips: Sequence[Clip], features: Features) -> None:
+    """StoreError that counts the clips whose features are as wide as no network expects or not as long as the video."""
+    wrong = [problem for clip in clips if (problem := _feature_problem(clip, features))]
+    if wrong:
+        raise StoreError(
+            f"{features.name} features do not fit {len(wrong)} of {len(clips)} clips (first: {wrong[0]}): "
+            "delete these files and extract them again, or choose other features=."
+        )
+
+
+def _feature_problem(clip: Clip, features: Features) -> str | None:
+    array = clip.features(features.name)
+    if array.ndim != 2 or array.shape[1] != features.dim or array.dtype != np.float32:
+        shape = " x ".join(map(str, array.shape))
+        return f"clip {clip.id} has {array.dtype} {shape}, not float32 rows of {features.dim}"
+    if abs(len(array) - clip.n_frames) > TOLERANCE:
+        return f"clip {clip.id} has {len(array)} rows but {clip.n_frames} frames"
+    return None
