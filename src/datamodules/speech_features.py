@@ -6,7 +6,7 @@ Beside the arrays lie `settings.json`, what the rows were made with, and `failur
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
