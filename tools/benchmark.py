@@ -298,6 +298,34 @@ def _endless(data: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
         yield from data
 
 
+def latents(bench: Bench) -> Iterator[Row]:
+    """Training steps on pictures, which the frozen first stage encodes, and on latents that were computed before."""
+    module: Any = bench.module().train()
+    if not hasattr(module, "first_stage"):
+        raise ConfigError("benchmark.which=latents is for methods with a first stage: give experiment=difftalk_...")
+    module.log = lambda *_args, **_options: None
+    optimizer = hydra.utils.instantiate(bench.cfg.model.optimizer)([p for p in module.parameters() if p.requires_grad])
+    batch = {key: value.to(bench.device) for key, value in next(iter(bench.loader(num_workers=0))).items()}
+    names = ("latent", "masked_latent", "reference_latent")
+    cached = dict(zip(names, module.latents_of(batch), strict=True))
+    cached |= {key: value for key, value in batch.items() if key not in ("target", "reference")}
+
+    def step(batch: dict[str, torch.Tensor]) -> None:
+        with bench.precision():
+            loss = module.training_step(batch, 0)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    tasks = {"pictures": partial(step, batch), "latents": partial(step, cached)}
+    times, size = seconds(tasks, bench.options.repeats, bench.wait), len(batch["index"])
+    note = (
+        f"{statistics.median(times['pictures']) / statistics.median(times['latents']):.2f} times as fast as on pictures"
+    )
+    yield rate("latents", f"steps on pictures, batches of {size}", times["pictures"], size, "samples/s")
+    yield rate("latents", f"steps on latents, batches of {size}", times["latents"], size, "samples/s", note)
+
+
 def sampling(bench: Bench) -> Iterator[Row]:
     """Generated frames by sampler and number of steps."""
     module: Any = bench.module().eval()
@@ -355,7 +383,7 @@ def evaluation(bench: Bench) -> Iterator[Row]:
     )
 
 
-BENCHMARKS = {f.__name__: f for f in (render, preprocessing, loader, training, sampling, evaluation)}
+BENCHMARKS = {f.__name__: f for f in (render, preprocessing, loader, training, latents, sampling, evaluation)}
 
 
 def measure(bench: Bench) -> list[Row]:
