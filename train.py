@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 NO_NEWS = (
     ".*your dataloader is not resumable",  # Lightning looks at the loader; here the DataModule notes the position
     ".*LeafSpec.* is deprecated",  # between Lightning and PyTorch
+    ".*module\\(s\\) in eval mode at the start of training",  # a frozen first stage
     ".*ModelCheckpoint with manual optimization",  # weights after the step, as everywhere
 )
 
