@@ -82,11 +82,19 @@ def _exit_if_users(error: Exception) -> None:
     """Leave with the sentence of the VisemeError or missing value behind `error` (Hydra wraps what constructors raise)."""
     for cause in _causes(error):
         if isinstance(cause, VisemeError):
-            exit_with(" ".join(str(cause).split()))
+            exit_with(_sentence_of(cause))
         if isinstance(cause, MissingMandatoryValue):
             key = re.search(r"(?:full_key: |key: |value: )([\w.]+)", str(cause))
             name = key.group(1) if key else "a value"
             exit_with(f"{name} has no value; give it on the command line: {name}=...")
+
+
+def _sentence_of(error: VisemeError) -> str:
+    """The message in one line; of an error in a DataLoader's worker, without the traceback that PyTorch puts around it."""
+    message = str(error)
+    if re.match(r"Caught \w+ in DataLoader worker", message):
+        message = message.rpartition(f".{type(error).__name__}: ")[2]
+    return " ".join(message.split())
 
 
 def _composition_sentence(error: Exception, config_name: str) -> str:

@@ -17,6 +17,13 @@ from pathlib import Path
 src.cli.CONF_DIR = Path({conf!r})
 from src.errors import MediaError
 
+class Broken:
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise MediaError("clip.mp4 is empty; record it again.")
+
 @src.cli.command("demo")
 def main(cfg):
     if cfg.mode == "mistake":
@@ -24,6 +31,9 @@ def main(cfg):
             raise MediaError("clip.mp4 is\\n  empty; record it again.")
         except MediaError as error:
             raise RuntimeError("wrapped, as Hydra's instantiate does") from error
+    if cfg.mode == "worker":
+        from torch.utils.data import DataLoader
+        list(DataLoader(Broken(), num_workers=1))
     if cfg.mode == "defect":
         raise ZeroDivisionError("a bug")
     if cfg.mode == "missing":
@@ -88,6 +98,12 @@ def test_a_mistake_is_one_sentence_and_status_2(run, overrides, says):
     assert errors == [last_line(result)]
     for words in says:
         assert words in errors[0]
+
+
+def test_a_mistake_in_a_worker_of_a_loader_is_the_same_sentence(run):
+    result = run("mode=worker")
+    assert result.returncode == 2
+    assert result.stderr.strip() == "error: clip.mp4 is empty; record it again."
 
 
 def test_a_defect_keeps_its_traceback(run):
