@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from src.cli import command, exit_with, require_file
+from src.cli import CONF_DIR, command, exit_with, require_file
 from src.errors import CheckpointError, ConfigError, MediaError, VisemeError, require_choice
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,10 @@ def add_method(arguments: list[str]) -> list[str]:
     method = method_of(given["ckpt"])
     if given.get("pipeline", method) != method:
         raise CheckpointError(f"ckpt={given['ckpt']} is of {method}, not of {given['pipeline']}: leave pipeline out.")
+    if not (CONF_DIR / "pipeline" / f"{method}.yaml").is_file():
+        raise CheckpointError(
+            f"ckpt={given['ckpt']} is of {method}, which makes no videos by itself: give a checkpoint of a method's last stage."
+        )
     if "pipeline" in given:
         return arguments
     place = arguments.index(f"ckpt={given['ckpt']}")  # settings have to stand together, --help before or behind them

@@ -104,6 +104,17 @@ def test_mistakes_end_in_one_sentence_and_leave_nothing(folder, overrides, says)
     assert set(folder.rglob("*")) == before
 
 
+def test_a_checkpoint_that_makes_no_videos_says_so(folder):
+    first_stage = {"state_dict": {"w": torch.zeros(1)}, "viseme": record("difftalk_autoencoder", {"model": {}})}
+    torch.save(first_stage, folder / "first_stage.ckpt")
+    result = run(folder, "ckpt=first_stage.ckpt", "source=a.png", "out=never.mp4")
+    assert result.returncode == 2
+    assert result.stderr.startswith(
+        "error: ckpt=first_stage.ckpt is of difftalk_autoencoder, which makes no videos by itself"
+    )
+    assert not (folder / "never.mp4").exists()
+
+
 def test_help_lists_the_options_of_the_checkpoints_method(folder):
     for arguments in (["ckpt=last.ckpt", "--help"], ["--help", "ckpt=last.ckpt"]):
         result = run(folder, *arguments)
