@@ -120,9 +120,20 @@ class DiffTalkAutoencoder(pl.LightningModule):
         return self.net(frames)[0]
 
     def setup(self, stage: str) -> None:
-        """Load LPIPS, where it is asked for; ConfigError where its weights are missing, or the precision cannot train two networks."""
+        """Load LPIPS, where it is asked for.
+
+        Raises:
+            ConfigError: the precision cannot train two networks, or the autoencoder does not divide the frames.
+            CheckpointError: the weights of LPIPS are missing.
+        """
         if self.trainer.precision == "16-mixed":
             raise ConfigError("trainer.precision=16-mixed: two optimisers train in bf16-mixed or 32-true; choose one.")
+        datamodule: Any = self.trainer.datamodule  # ty: ignore[missing-attribute]
+        side = datamodule.preview(1)["target"].shape[-1]
+        if side % self.net.factor:
+            raise ConfigError(
+                f"datamodule.resolution={side}: the autoencoder divides frames into cells; give a multiple of {self.net.factor}."
+            )
         if self.perceptual_weight and stage == "fit":
             self._perceptual = (PerceptualDistance(self.perceptual_weights).to(self.device),)
 
@@ -190,12 +201,13 @@ class DiffTalkAutoencoder(pl.LightningModule):
     @torch.no_grad()
     def _restart_codes(self, frames: Float[Tensor, "b 3 h w"], indices: Int64[Tensor, "b h w"], batch_idx: int) -> None:
         """Count uses; when it is time, move unused entries onto latents of this batch, on every process onto the same ones."""
-        self.uses += torch.bincount(indices.flatten(), minlength=len(self.uses))
+        # Of all processes, in every step: between two steps the first process's buffers replace those of the others.
+        counts = self._gathered(torch.bincount(indices.flatten(), minlength=len(self.uses)))
+        self.uses += counts.reshape(-1, len(self.uses)).sum(dim=0)
         if self.global_step % self.restart_codes_every:
             return
-        uses = self._gathered(self.uses).reshape(-1, len(self.uses)).sum(dim=0)
         vectors = self._gathered(self.net.encode(frames)).movedim(-3, -1).reshape(-1, self.net.latent_channels).float()
-        unused = (uses == 0).nonzero().flatten()
+        unused = (self.uses == 0).nonzero().flatten()
         seed = seed_of(self.seed, "restart", self.current_epoch, batch_idx)
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randint(len(vectors), (len(unused),), generator=generator).to(self.device)

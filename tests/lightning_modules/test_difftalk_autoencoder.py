@@ -134,6 +134,31 @@ def test_half_precision_with_scaling_is_refused(root, tmp_path, monkeypatch):
         runner.fit(tiny_model(), tiny_data(root))
 
 
+def test_frames_that_cannot_be_divided_are_refused(root, tmp_path):
+    data = DiffTalkAutoencoderDataModule(root, 30, batch_size=2)
+    with pytest.raises(ConfigError, match=r"datamodule\.resolution=30: .* give a multiple of 4"):
+        trainer(tmp_path).fit(tiny_model(), data)
+
+
+def test_entries_that_no_process_used_are_moved_to_latents(root, tmp_path, monkeypatch):
+    model = tiny_model(restart_codes_every=2)
+    with torch.no_grad():
+        model.net.entries[32:] = 100.0  # too far away for this process
+
+    def with_another(tensor: torch.Tensor) -> torch.Tensor:
+        """What is gathered with a process that uses entry 40 in the first step."""
+        other = tensor.clone()
+        if tensor.dtype == torch.int64:
+            other.zero_()[40] = model.global_step == 1
+        return torch.stack([tensor, other])
+
+    monkeypatch.setattr(model, "all_gather", with_another)
+    trainer(tmp_path, max_steps=2, limit_val_batches=0).fit(model, tiny_data(root))
+    far = (model.net.entries[32:] > 50).all(dim=1)
+    assert far.nonzero().flatten().tolist() == [8]
+    assert not model.uses.any()  # counted anew
+
+
 def test_perplexity_counts_the_entries_in_use():
     metric = CodebookPerplexity(8)
     metric.update(torch.zeros(2, 4, 4, dtype=torch.int64))
