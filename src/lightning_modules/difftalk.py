@@ -165,12 +165,25 @@ class DiffTalk(pl.LightningModule):
     # --- the first stage
 
     def setup(self, stage: str) -> None:
-        """ConfigError where the speech features of the data are not those of the network."""
-        features = getattr(self.trainer.datamodule, "features", None)  # ty: ignore[missing-attribute]
-        if features is not None and features.dim != self.net.audio_dim:
+        """ConfigError where speech features or pictures of the data are not those of the network."""
+        datamodule: Any = self.trainer.datamodule  # ty: ignore[missing-attribute]
+        shown = datamodule.preview(1)
+        n_rows, dim = shown["audio"].shape[1:]
+        if dim != self.net.audio_dim:
             raise ConfigError(
-                f"net.audio_dim={self.net.audio_dim}: the features {features.name} have {features.dim} numbers per frame; "
-                f"give net.audio_dim={features.dim}, or other features=."
+                f"net.audio_dim={self.net.audio_dim}: the speech features of the data have {dim} numbers per frame; "
+                f"give net.audio_dim={dim}, or other features."
+            )
+        if n_rows != self.net.n_audio_rows:
+            raise ConfigError(
+                f"net.n_audio_rows={self.net.n_audio_rows}: the data have {n_rows} rows of speech features around a frame; "
+                f"give net.n_audio_rows={n_rows}, or other datamodule.audio_offsets."
+            )
+        side, factor = shown["target"].shape[-1], self.first_stage.factor
+        if side != self.net.image_size * factor:
+            raise ConfigError(
+                f"net.image_size={self.net.image_size}: the first stage makes latents of {side / factor:g} of frames of "
+                f"datamodule.resolution={side}; give net.image_size={side // factor} and a resolution that {factor} divides."
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -218,6 +218,15 @@ def test_features_of_another_width_are_refused(root, tmp_path):
         trainer(tmp_path).fit(tiny_model(first_stage_ckpt=save_first_stage(tmp_path / "f.ckpt")), data)
 
 
+def test_windows_and_frames_of_another_size_are_refused(root, tmp_path):
+    first = save_first_stage(tmp_path / "f.ckpt")
+    with pytest.raises(ConfigError, match=r"net\.n_audio_rows=8: the data have 5 rows .* give net\.n_audio_rows=5"):
+        trainer(tmp_path).fit(tiny_model(first_stage_ckpt=first), tiny_data(root, audio_offsets=(-2, 2)))
+    data = DiffTalkDataModule(root, FEATURES, 24, batch_size=2, reference_gap=5)
+    with pytest.raises(ConfigError, match=r"net\.image_size=8: .*resolution=24; give net\.image_size=6 "):
+        trainer(tmp_path).fit(tiny_model(first_stage_ckpt=first), data)
+
+
 def test_latents_are_normalised_before_the_training(root, tmp_path):
     model = tiny_model(first_stage_ckpt=save_first_stage(tmp_path / "first.ckpt"), normalise_latents=True)
     data = tiny_data(root)
