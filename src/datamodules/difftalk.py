@@ -40,6 +40,9 @@ Item = dict[str, Any]
 ReferenceFrame = Literal["random", "fixed", "first"]
 
 MIN_FRAMES = 2  # a target and another frame of the person
+SHORT_CLIPS = (
+    "%d of %d clips are too short for references %d frames away; where there is none, one of the farther half is taken"
+)
 
 
 def reference_candidates(
@@ -217,12 +220,7 @@ class DiffTalkDataset(Dataset):
             reach = np.maximum(frames - frames[0], frames[-1] - frames)
             short += bool(reach.min() < self.reference_gap)
         if short:
-            log.info(
-                "%d of %d clips are too short for references %d frames away; where there is none, one of the farther half is taken",
-                short,
-                len(self.clips),
-                self.reference_gap,
-            )
+            log.info(SHORT_CLIPS, short, len(self.clips), self.reference_gap)
 
 
 def audio_window(offsets: Sequence[int]) -> tuple[int, int]:

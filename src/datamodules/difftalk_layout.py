@@ -14,7 +14,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -24,10 +24,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from src.audio.deepspeech import N_LOGITS, WINDOW_ROWS, WINDOW_SIZE
-from src.datamodules.difftalk import ReferenceFrame, reference_candidates
+from src.audio.windows import AudioEdges
+from src.datamodules.difftalk import SHORT_CLIPS, ReferenceFrame, audio_window, reference_candidates
 from src.datamodules.frames import LANDMARK_SIZE
 from src.datamodules.resumable import ResumableDataModule
-from src.errors import ConfigError, FaceError, FeatureError, StoreError
+from src.errors import ConfigError, FaceError, FeatureError, StoreError, require_choice
 from src.face.repainting import MaskRule, condition_points, kept_masks
 from src.media import read_image
 
@@ -125,6 +126,10 @@ def original_references(frames: Sequence[tuple[int, int]], counts: Mapping[int, 
     generator = random.Random(seed)  # noqa: S311 (no secrets)
     chosen = []
     for clip, frame in frames:
+        if clip not in counts:
+            raise StoreError(
+                f"data.txt has {len(counts)} lines and so none for clip {clip}: add it, or remove the file."
+            )
         candidates = original_candidates(frame, counts[clip])
         if not candidates:
             raise StoreError(
@@ -184,6 +189,7 @@ class DiffTalkLayoutDataset(Dataset):
             the clip's first frame, as in the original's inference.
         reference_gap: frames that lie between target and reference at least; where a clip is too short for it, the reference is one of the
             farther half of its frames. Not for `fixed`.
+        audio_offsets: which windows the files of `audio_smooth` hold, counted from the frame, first and last.
         seed: of the draws.
 
     Raises:
@@ -200,9 +206,11 @@ class DiffTalkLayoutDataset(Dataset):
         mask: MaskRule | None = None,
         reference: ReferenceFrame = "random",
         reference_gap: int = ORIGINAL_GAP,
+        audio_offsets: Sequence[int] = (-4, 3),
         seed: int = 23,
     ) -> None:
         self.root = Path(root)
+        self.audio_offsets = audio_window(audio_offsets)
         self.frames = read_frame_list(Path(frames))
         self.resolution = resolution
         self.mask = mask or MaskRule()
@@ -219,6 +227,8 @@ class DiffTalkLayoutDataset(Dataset):
         for frame in sorted(self.frames):
             self.listed.setdefault(frame.clip, []).append(frame.frame)
         self._fixed = self._draw_references() if reference == "fixed" else None
+        if reference == "random":
+            self._tell_short_clips()
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -251,7 +261,7 @@ class DiffTalkLayoutDataset(Dataset):
             "target": self._to_tensor(target),
             "reference": self._to_tensor(self._picture(FrameId(frame.clip, reference))),
             "kept": torch.from_numpy(kept),
-            "audio": torch.from_numpy(read_audio_smooth(self.root / "audio_smooth" / f"{frame}.npy")),
+            "audio": torch.from_numpy(self._windows(self.root / "audio_smooth" / f"{frame}.npy")),
             "landmarks": torch.from_numpy(shown.astype(np.float32)),
         }
 
@@ -267,7 +277,33 @@ class DiffTalkLayoutDataset(Dataset):
 
     def _draw_references(self) -> list[int]:
         counts = read_counts(self.root / "data.txt") or {c: int(n[-1]) + 1 for c, n in self.clips.items()}
-        return original_references([(f.clip, f.frame) for f in self.frames], counts, self.seed)
+        drawn = original_references([(f.clip, f.frame) for f in self.frames], counts, self.seed)
+        present = {clip: set(numbers.tolist()) for clip, numbers in self.clips.items()}
+        chosen = {FrameId(frame.clip, number) for frame, number in zip(self.frames, drawn, strict=True)}
+        if missing := sorted(frame for frame in chosen if frame.frame not in present[frame.clip]):
+            raise StoreError(
+                f"{self.root} lacks {len(missing)} pictures that data.txt counts and datamodule.reference=fixed draws, copy them or "
+                f"correct data.txt: {', '.join(f'images/{frame}.jpg' for frame in missing)}."
+            )
+        return drawn
+
+    def _tell_short_clips(self) -> None:
+        """Say once how many listed clips have frames without another one that is far enough away."""
+        short = sum(
+            any(max(frame - numbers[0], numbers[-1] - frame) < self.reference_gap for frame in self.listed[clip])
+            for clip, numbers in self.clips.items()
+            if clip in self.listed
+        )
+        if short:
+            log.info(SHORT_CLIPS, short, len(self.listed), self.reference_gap)
+
+    def _windows(self, path: Path) -> Float32[np.ndarray, "n 464"]:
+        windows, (first, last) = read_audio_smooth(path), self.audio_offsets
+        if len(windows) != last - first + 1:
+            raise FeatureError(
+                f"{path} holds {len(windows)} windows, datamodule.audio_offsets=[{first}, {last}] are {last - first + 1}: set it alike."
+            )
+        return windows
 
     def _picture(self, frame: FrameId) -> UInt8[np.ndarray, "h w 3"]:
         return read_image(self.root / "images" / f"{frame}.jpg")
@@ -292,8 +328,10 @@ def read_lms(path: Path) -> Float32[np.ndarray, "68 2"]:
         points = np.loadtxt(path, dtype=np.float32, ndmin=2)
     except (OSError, ValueError) as error:
         raise FaceError(f"{path} cannot be read as 68 rows of x and y: write it again.") from error
-    if points.shape != (68, 2) or not np.isfinite(points).all():
+    if points.shape != (68, 2):
         raise FaceError(f"{path} holds {points.shape[0]} rows of {points.shape[1]}, not 68 of x and y: write it again.")
+    if not np.isfinite(points).all():
+        raise FaceError(f"{path} holds numbers that are not finite: write it again, or take the frame off the list.")
     return points
 
 
@@ -327,6 +365,8 @@ class DiffTalkLayoutDataModule(ResumableDataModule[DiffTalkLayoutDataset]):
         mask: see `DiffTalkLayoutDataset`.
         reference: idem, for training; validation has the first frame, as generation does.
         reference_gap: idem.
+        audio_offsets: idem; recorded for sampling, which makes windows of its own.
+        audio_edges: what the files have beyond a clip's ends, see `src.audio.windows.audio_windows`; only recorded for sampling.
         limit_val_frames: use only so many frames of the validation list, evenly spread; None: all.
         seed: of the order and of the draws.
 
@@ -351,6 +391,8 @@ class DiffTalkLayoutDataModule(ResumableDataModule[DiffTalkLayoutDataset]):
         mask: MaskRule | None = None,
         reference: ReferenceFrame = "random",
         reference_gap: int = ORIGINAL_GAP,
+        audio_offsets: Sequence[int] = (-4, 3),
+        audio_edges: AudioEdges = "zero",
         limit_val_frames: int | None = None,
         seed: int = 23,
     ) -> None:
@@ -368,12 +410,14 @@ class DiffTalkLayoutDataModule(ResumableDataModule[DiffTalkLayoutDataset]):
             "train": Path(train_list) if train_list else self.root.parent / "data_train.txt",
             "val": Path(val_list) if val_list else self.root.parent / "data_test.txt",
         }
+        require_choice("datamodule.audio_edges", audio_edges, get_args(AudioEdges))
         self.reference: ReferenceFrame = reference
         self.limit_val_frames = limit_val_frames
         self.options: dict[str, Any] = {
             "resolution": resolution,
             "mask": mask,
             "reference_gap": reference_gap,
+            "audio_offsets": audio_offsets,
             "seed": seed,
         }
 

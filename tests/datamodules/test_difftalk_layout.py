@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import hydra
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from src.audio.imported import ImportedWindows
+from src.cli import CONF_DIR
 from src.datamodules.difftalk import DiffTalkDataModule
 from src.datamodules.difftalk_layout import (
     DiffTalkLayoutDataModule,
@@ -56,6 +59,22 @@ def dataset(raw: Path, name: str = "data_train.txt", **options) -> DiffTalkLayou
 
 
 # --- as it is
+
+
+def test_the_documented_command_composes():
+    overrides = ["experiment=difftalk_hdtf", "datamodule=difftalk_layout", "datamodule.root=data/HDTF"]
+    overrides += ["~datamodule.draws_per_clip", "~datamodule.val_draws_per_clip"]
+    overrides += [
+        "features=deepspeech",
+        "features.folder=data/HDTF/audio_smooth",
+        "net.audio_dim=464",
+        "net.context=merged",
+    ]
+    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = hydra.compose("train", overrides)
+    assert isinstance(hydra.utils.instantiate(cfg.datamodule), DiffTalkLayoutDataModule)
+    recorded = OmegaConf.to_container(cfg.pipeline, resolve=True)
+    assert (recorded["audio_offsets"], recorded["audio_edges"]) == ([-4, 3], "zero")
 
 
 def test_items_are_those_of_the_store(raw):
@@ -110,6 +129,27 @@ def test_fixed_references_are_drawn_once_by_the_original_s_rule():
     assert first[1] < 30 or first[1] >= 150
 
 
+def test_counts_that_do_not_fit_the_pictures(raw, tmp_path):
+    root = tmp_path / "HDTF"
+    root.mkdir()
+    for folder in ("images", "landmarks", "audio_smooth"):
+        (root / folder).symlink_to(raw / "HDTF" / folder)
+    (root / "data.txt").write_text("1 200\n")
+    with pytest.raises(StoreError, match=r"data\.txt has 1 lines and so none for clip 2"):
+        DiffTalkLayoutDataset(root, raw / "data_train.txt", 48, reference="fixed")
+    (root / "data.txt").write_text("1 200\n2 200\n")
+    with pytest.raises(StoreError, match=r"pictures that data\.txt counts .*images/1_\d+\.jpg, .*images/2_"):
+        DiffTalkLayoutDataset(root, raw / "data_train.txt", 48, reference="fixed")
+
+
+def test_clips_that_are_too_short_for_the_gap_are_told(raw, caplog):
+    with caplog.at_level("INFO"):
+        dataset(raw, reference_gap=15)
+        assert not caplog.records
+        dataset(raw, reference_gap=16)
+    assert "2 of 2 clips are too short for references 16 frames away" in caplog.text
+
+
 def test_all_missing_files_stand_in_one_error(raw, tmp_path):
     (tmp_path / "list.txt").write_text("1_1\n1_99\n7_1\n")
     with pytest.raises(StoreError) as error:
@@ -144,12 +184,21 @@ def test_counts_are_read_by_line(tmp_path):
         read_counts(tmp_path / "data.txt")
 
 
+def test_windows_that_are_not_those_of_the_setting(raw):
+    data = dataset(raw, audio_offsets=(-3, 3))
+    with pytest.raises(FeatureError, match=r"1_1\.npy holds 8 windows, datamodule\.audio_offsets=\[-3, 3\] are 7"):
+        data.batch([0])
+
+
 def test_files_that_are_damaged(tmp_path):
     (tmp_path / "a.lms").write_text("1 2\n3 4\n")
     with pytest.raises(FaceError, match="2 rows of 2, not 68"):
         read_lms(tmp_path / "a.lms")
     (tmp_path / "a.lms").write_text("x y")
     with pytest.raises(FaceError, match="cannot be read"):
+        read_lms(tmp_path / "a.lms")
+    (tmp_path / "a.lms").write_text("1 nan\n" * 68)
+    with pytest.raises(FaceError, match="not finite"):
         read_lms(tmp_path / "a.lms")
     np.save(tmp_path / "a.npy", np.zeros((3, 16, 28)))
     with pytest.raises(FeatureError, match="not windows of 16 x 29"):
