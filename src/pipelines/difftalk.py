@@ -138,6 +138,8 @@ class DiffTalkPipeline:
         require_least("pipeline.smoothing", smoothing, 0)
         if steps is not None:
             require_least("pipeline.steps", steps, 1)
+            if steps > model.num_train_timesteps:
+                raise ConfigError(f"pipeline.steps={steps}: give 1 to {model.num_train_timesteps}.")
         if frame_limit is not None:
             require_least("pipeline.frame_limit", frame_limit, 1)
         if reference_frame is not None:
@@ -222,15 +224,14 @@ class DiffTalkPipeline:
         try:
             features, samples = read_voice(voice, self.features, self.model.net.audio_dim, self.audio_emb)
         except MediaError as error:
-            if voice is source:
+            if voice is source and Path(str(source)).is_file():
                 raise ConfigError(f"source={source} brings no voice: give audio=FILE.") from error
             raise
         footage = read_footage(source, self.alignment, smoothing=self.smoothing, face_model=self.face_model)
-        reference = self.reference_frame or 0
+        reference = footage.first if self.reference_frame is None else self.reference_frame
         if reference >= len(footage):
             raise ConfigError(f"pipeline.reference_frame={reference}: the source has {len(footage)} frames.")
         shown = self.order(len(footage), len(features))[: self.frame_limit]
-        features = features[: len(shown)]
         sound = np.zeros(len(shown) * SAMPLES_PER_FRAME, np.float32)
         sound[: len(samples)] = samples[: len(sound)]
         return Plan(footage, shown, np.array(features), sound, reference, seed)
@@ -321,6 +322,10 @@ class DiffTalkPipeline:
         if self.paste == "none":
             return np.full((len(shown), *size, 1), 255, np.uint8)
         repainted = ~masks_of_frames(footage.landmarks[shown], size, self.resolution, self.mask)[:, 0]
+        if (
+            footage.crops_of is None
+        ):  # the crop ends within the picture: a region that reaches its border must fade there, too
+            repainted[:, [0, -1]] = repainted[:, :, [0, -1]] = False
         return feathered(repainted, self.feather if self.paste == "feathered" else 0.0)[..., None]
 
     def _signed(self, crops: Frames) -> Float[Tensor, "t 3 h w"]:

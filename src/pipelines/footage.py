@@ -1,5 +1,6 @@
 """Pictures of a person whose face is to be changed: aligned crops, their landmarks, and the way back into the whole picture."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from src.face.landmarks import rescaled, smooth
 from src.face.warp import warp
 from src.media import VideoReader, read_image, resize
 from src.pipelines.sources import stored_clip, track_landmarks
+
+log = logging.getLogger(__name__)
 
 Frames = UInt8[np.ndarray, "t h w 3"]
 Crops = UInt8[np.ndarray, "t crop_h crop_w 3"]
@@ -34,6 +37,7 @@ class Footage:
         size: height and width of the whole frames.
         sound: file that its sound is in; None: there is none.
         crops_of: aligned crops of given numbers, where they are not to be warped out of the frames.
+        first: the first frame in which a face was found.
     """
 
     read: Callable[[Indices], Frames]
@@ -43,6 +47,7 @@ class Footage:
     size: tuple[int, int]
     sound: Path | None = None
     crops_of: Callable[[Frames], Crops] | None = None
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.landmarks)
@@ -134,6 +139,7 @@ def _of_clip(clip: Clip, size: tuple[int, int], smoothing: float) -> Footage:
         clip.size,
         clip.audio_path if clip.has_audio else None,
         crops_of=lambda frames: resize(frames, size),
+        first=int(clip.valid.argmax()) if clip.n_valid < clip.n_frames else 0,
     )
 
 
@@ -144,6 +150,8 @@ def _of_picture(
         faces = detector.detect(picture)
     if not faces:
         raise FaceError(f"source={name}: no face was found; give a picture that shows one face from the front.")
+    if len(faces) > 1:
+        log.warning("source=%s shows %d faces; the largest is taken", name, len(faces))
     size = picture.shape[:2]
     matrix = alignment.fit(faces[0].landmarks[None], size)
     landmarks = transform_points(faces[0].landmarks[None, :, :2].astype(np.float64), matrix)
@@ -158,7 +166,7 @@ def _of_picture(
 
 def _of_video(path: Path, alignment: Alignment, smoothing: float, face_model: str | Path | None) -> Footage:
     reader = VideoReader(path, fps=float(FPS))
-    found = track_landmarks(reader, f"source={path}", face_model)
+    found, valid = track_landmarks(reader, f"source={path}", face_model)
     smoothed = smooth(found.astype(np.float64), smoothing)
     size = (reader.info.height, reader.info.width)
     matrices = alignment.fit(smoothed, size)
@@ -169,4 +177,5 @@ def _of_video(path: Path, alignment: Alignment, smoothing: float, face_model: st
         alignment.size,
         size,
         path if reader.info.has_audio else None,
+        first=int(valid.argmax()),
     )

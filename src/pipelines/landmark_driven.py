@@ -248,7 +248,7 @@ class LandmarkDrivenPipeline:
         reader = VideoReader(driving, fps=self.fps)
         if self.fps is None and reader.info.variable_rate:
             reader = VideoReader(driving, fps=reader.info.fps)
-        landmarks = track_landmarks(reader, f"driving={driving}", self.face_model)
+        landmarks, _ = track_landmarks(reader, f"driving={driving}", self.face_model)
         matrices = self.alignment.fit(landmarks, (reader.info.height, reader.info.width))
         return Driving(
             transform_points(landmarks[..., :2], matrices),

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from src.datamodules.store import SAFE_ID, Clip, ClipStore
 from src.errors import ConfigError, FaceError, MediaError
@@ -75,13 +75,16 @@ def read_portrait(
 
 def track_landmarks(
     reader: VideoReader, name: str, face_model: str | Path | None = None
-) -> Float32[np.ndarray, "t 478 3"]:
+) -> tuple[Float32[np.ndarray, "t 478 3"], Bool[np.ndarray, " t"]]:
     """Landmarks of the person in every frame of a video, in its pixels; frames without a face are interpolated.
 
     Args:
         reader: of the video.
         name: what messages call it.
         face_model: path of MediaPipe's FaceLandmarker; None: in the models folder.
+
+    Returns:
+        the landmarks, and in which frames a face was found.
 
     Raises:
         FaceError: there is no face, or the landmark model is missing.
@@ -100,7 +103,7 @@ def track_landmarks(
         log.warning(
             "%s: no face in %d of %d frames; their landmarks are interpolated", name, (~valid).sum(), len(valid)
         )
-    return landmarks
+    return landmarks, valid
 
 
 def stored_clip(given: object) -> Clip | None:

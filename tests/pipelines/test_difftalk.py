@@ -1,5 +1,6 @@
 """From pictures and a voice to pictures that say it: lengths, what is kept, references, pasting back, mistakes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from src.audio.log_mel import LogMel
 from src.datamodules.store import ClipStore
-from src.errors import ConfigError
+from src.errors import ConfigError, MediaError
 from src.face.alignment import MeanFaceAlignment, transform_points
 from src.face.masks import feathered
 from src.face.repainting import MaskRule, kept_masks
@@ -118,6 +119,23 @@ def test_the_shorter_of_sound_and_video_decides_or_not(model, root):
     assert pipeline(model, frame_limit=3)(source=clip(root), audio=voice(20)).n_frames == 3
 
 
+def test_a_limit_cuts_the_video_and_not_what_its_frames_hear(model, root):
+    whole = pipeline(model)(source=clip(root), audio=voice(N_FRAMES)).frames()
+    limited = pipeline(model, frame_limit=4)(source=clip(root), audio=voice(N_FRAMES))
+    assert len(limited.audio) == 4 * 640
+    assert np.abs(limited.frames().astype(int) - whole[:4]).max() <= 1
+
+
+def test_the_first_frame_with_a_face_is_the_reference(model, root):
+    stored = ClipStore(root).clips[0]
+    assert read_footage(stored, MeanFaceAlignment.square(SIDE)).first == 0
+    footage = replace(read_footage(stored, MeanFaceAlignment.square(SIDE)), first=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.pipelines.difftalk.read_footage", lambda *args, **options: footage)
+        assert pipeline(model).plan(clip(root), voice(5)).reference == 3
+        assert pipeline(model, reference_frame=0).plan(clip(root), voice(5)).reference == 0
+
+
 @pytest.mark.parametrize("options", [{}, {"noise": "random"}, {"eta": 0.7}, {"sampler": "published"}])
 def test_the_batch_size_changes_nothing(model, root, options):
     one = pipeline(model, batch_size=1, **options)(source=clip(root), audio=voice(5)).frames()
@@ -171,6 +189,7 @@ def test_a_whole_store_is_made_and_what_is_written_says_so(model, root, tmp_path
         ({"sampler": "dpm_solver", "eta": 0.5}, "eta=0.5 is for"),
         ({"batch_size": 0}, "pipeline.batch_size=0: give 1 or more"),
         ({"steps": 0}, "pipeline.steps=0: give 1 or more"),
+        ({"steps": 1001}, "pipeline.steps=1001: give 1 to 1000"),
     ],
 )
 def test_wrong_settings_are_told_at_once(model, options, message):
@@ -182,6 +201,8 @@ def test_wrong_settings_are_told_at_once(model, options, message):
 def test_what_is_missing_is_asked_for(model, root):
     with pytest.raises(ConfigError, match="give source="):
         pipeline(model)(audio=voice(3))
+    with pytest.raises(MediaError, match=r"nobody\.mp4"):
+        pipeline(model)(source="nobody.mp4")
     silent = frames_of(root)[0]
     with pytest.raises(ConfigError, match="needs a voice: give audio=FILE"):
         pipeline(model)(source=silent)
@@ -219,6 +240,16 @@ def test_a_stored_clip_is_placed_like_its_resized_frames(root):
     placed = transform_points(clip.landmarks[..., :2].astype(np.float64), footage.matrices)
     np.testing.assert_allclose(footage.landmarks, placed, atol=1e-6)
     assert footage.crops([0, 1]).shape == (2, SIDE, SIDE, 3)
+
+
+def test_a_region_that_reaches_the_crops_border_fades_there_where_the_picture_goes_on(model, root):
+    made = pipeline(model, mask=MaskRule("nose_tip"))
+    footage = read_footage(clip(root), MeanFaceAlignment.square(SIDE))
+    assert (made._weights(footage, np.arange(2))[:, -1] == 255).all()  # the crop is the picture
+    inside = made._weights(replace(footage, crops_of=None), np.arange(2))
+    assert not inside[:, -1].any()
+    assert not inside[:, :, [0, -1]].any()
+    assert (inside[:, -6, 8:-8] == 255).all()
 
 
 def test_feathered_weights_rise_inside_the_region_alone():
