@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from src.adapters import difftalk, diffused_heads
+from src.adapters import difftalk, diffused_heads, liveportrait
 from src.adapters.landmark_driven import load_diffusers_folder, release_config
 from src.errors import CheckpointError
 from src.media import atomic_path
@@ -47,7 +47,9 @@ PUBLISHED: dict[str, Callable[[Path, Weights], tuple[dict[str, Any], dict[str, T
     diffused_heads.METHOD: lambda path, _: diffused_heads.load_official(path),  # has no average
     difftalk.METHOD: difftalk.load_official,
     difftalk.AUTOENCODER_METHOD: difftalk.load_official_autoencoder,
+    liveportrait.METHOD: lambda path, _: liveportrait.load_official(path),  # has no average
 }
+FOLDERS = {liveportrait.METHOD}  # published as several files
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def load_published(path: str | Path, method: str | None = None, weights: Weights
     try:
         return load(path, weights)
     except CheckpointError:
-        if method is None or method not in PUBLISHED or not path.is_file() or path.suffix == ".safetensors":
+        readable = path.is_dir() if method in FOLDERS else path.is_file() and path.suffix != ".safetensors"
+        if method is None or method not in PUBLISHED or not readable:
             raise
     config, state_dict = PUBLISHED[method](path, weights)
     return Checkpoint(path, method, state_dict, config)
@@ -225,8 +228,8 @@ def _model_card(checkpoint: Checkpoint) -> str:
 
 
 def _driven_by(checkpoint: Checkpoint) -> str:
-    """What the method takes beside a face, as settings of `sample.py`: every method but landmark_driven listens."""
-    if checkpoint.method == LANDMARK_DRIVEN:
+    """What the method takes beside a face, as settings of `sample.py`: the others listen."""
+    if checkpoint.method in (LANDMARK_DRIVEN, liveportrait.METHOD):
         return "driving=clip.mp4"
     knows_features = (checkpoint.config.get("pipeline") or {}).get("features")
     return "audio=speech.wav" if knows_features else "audio=speech.wav features=THOSE_OF_ITS_TRAINING"

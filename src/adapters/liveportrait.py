@@ -6,9 +6,15 @@ appearance_feature_extractor.pth, motion_extractor.pth, warping_module.pth, spad
 stitching_retargeting_module.pth    `retarget_shoulder` stitches, `retarget_mouth` and `retarget_eye` open lips and eyes
 """
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from src.errors import CheckpointError
@@ -96,3 +102,136 @@ def to_official(state_dict: StateDict) -> dict[str, dict[str, Any]]:
 
 def _below(state_dict: StateDict, prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+
+
+# --- files
+
+
+def load_official(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration groups and state dict of `LivePortrait` from a folder with the five files, `.pth` or `.safetensors`.
+
+    They may lie in `base_models` and `retargeting_models`, as published, or beside each other.
+
+    Raises:
+        CheckpointError: files are missing, damaged, or of another model; all missing ones are named.
+    """
+    folder = Path(path)
+    found = {file: _find(folder, file) for file in FILES}
+    if missing := [file for file, place in found.items() if place is None]:
+        raise CheckpointError(
+            f"{folder}: LivePortrait consists of five files, of which {', '.join(f'{name}.pth' for name in missing)} "
+            "cannot be found: fetch them from huggingface.co/KwaiVGI/LivePortrait and give the folder they lie in."
+        )
+    files = {file: _read(place) for file, place in found.items() if place is not None}
+    state_dict = from_official(files)
+    model = {"_target_": "src.nn.liveportrait.LivePortrait", "_convert_": "all", **model_arguments(state_dict)}
+    return {"model": model, "pipeline": {"_target_": "src.pipelines.liveportrait.LivePortraitPipeline"}}, state_dict
+
+
+def _find(folder: Path, file: str) -> Path | None:
+    """Where a file lies in a folder."""
+    below = ("", "base_models", "retargeting_models", "liveportrait/base_models", "liveportrait/retargeting_models")
+    places = (folder / sub / f"{file}{suffix}" for sub in below for suffix in (".pth", ".safetensors"))
+    return next((place for place in places if place.is_file()), None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Contents of a file: tensors by name, or dictionaries of them; nothing else is unpickled."""
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged or holds more than weights: download it again.") from error
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(f"{path} holds no weights: give the original's file.")
+    if path.suffix == ".safetensors" and path.stem == SMALL_FILE:
+        return {name: _below(content, f"{name}_module.") for name in SMALL}
+    return dict(content)
+
+
+def model_arguments(state_dict: StateDict) -> dict[str, Any]:
+    """Arguments of `LivePortrait` for its weights; CheckpointError where they are none."""
+    shapes = {key: tuple(value.shape) for key, value in state_dict.items()}
+    try:
+        appearance = _appearance_arguments(shapes)
+        common = {name: appearance[name] for name in ("block_expansion", "max_features", "num_down_blocks")}
+        return {
+            "appearance": appearance,
+            "motion": _motion_arguments(shapes),
+            "warping": common | _warping_arguments(shapes, appearance),
+            "generator": common | _generator_arguments(shapes),
+            **{part: _mlp_arguments(shapes, part) for part in SMALL.values()},
+        }
+    except LookupError as error:
+        raise CheckpointError(f"the weights are not those of LivePortrait: {error} is missing.") from error
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    """One more than the largest number that the pattern finds in the keys."""
+    return max((int(match[1]) for key in shapes if (match := re.match(pattern, key))), default=-1) + 1
+
+
+def _appearance_arguments(shapes: Shapes) -> dict[str, int]:
+    block_expansion, image_channel = shapes["appearance.first.conv.weight"][:2]
+    max_features = shapes["appearance.second.weight"][0]
+    reshape_channel = shapes["appearance.resblocks_3d.3dr0.conv1.weight"][0]
+    return {
+        "image_channel": image_channel,
+        "block_expansion": block_expansion,
+        "num_down_blocks": _count(shapes, r"appearance\.down_blocks\.(\d+)\."),
+        "max_features": max_features,
+        "reshape_channel": reshape_channel,
+        "reshape_depth": max_features // reshape_channel,
+        "num_resblocks": _count(shapes, r"appearance\.resblocks_3d\.3dr(\d+)\."),
+    }
+
+
+def _motion_arguments(shapes: Shapes) -> dict[str, Any]:
+    first = "motion_extractor.downsample_layers.0.0.weight"
+    n_stages = _count(shapes, r"motion_extractor\.stages\.(\d+)\.")
+    return {
+        "num_kp": shapes["motion_extractor.fc_kp.bias"][0] // 3,
+        "num_bins": shapes["motion_extractor.fc_pitch.bias"][0],
+        "in_chans": shapes[first][1],
+        "depths": [_count(shapes, rf"motion_extractor\.stages\.{i}\.(\d+)\.") for i in range(n_stages)],
+        "dims": [shapes[f"motion_extractor.stages.{i}.0.norm.bias"][0] for i in range(n_stages)],
+    }
+
+
+def _warping_arguments(shapes: Shapes, appearance: Mapping[str, int]) -> dict[str, Any]:
+    dense = "warping.dense_motion_network"
+    num_blocks = _count(shapes, rf"{re.escape(dense)}\.hourglass\.encoder\.down_blocks\.(\d+)\.")
+    widths = [shapes[f"{dense}.hourglass.encoder.down_blocks.{i}.conv.bias"][0] for i in range(num_blocks)]
+    return {
+        "num_kp": shapes[f"{dense}.mask.bias"][0] - 1,
+        "reshape_channel": appearance["reshape_channel"],
+        "estimate_occlusion_map": f"{dense}.occlusion.bias" in shapes,
+        "dense_motion_params": {
+            "block_expansion": shapes[f"{dense}.hourglass.decoder.up_blocks.{num_blocks - 1}.conv.bias"][0],
+            "max_features": max(widths),
+            "num_blocks": num_blocks,
+            "reshape_depth": appearance["reshape_depth"],
+            "compress": shapes[f"{dense}.compress.bias"][0],
+        },
+    }
+
+
+def _generator_arguments(shapes: Shapes) -> dict[str, int]:
+    shuffled = "generator.conv_img.0.weight"
+    last = shuffled if shuffled in shapes else "generator.conv_img.weight"
+    return {"upscale": round((shapes[last][0] / 3) ** 0.5), "out_channels": shapes[last][1]}
+
+
+def _mlp_arguments(shapes: Shapes, part: str) -> dict[str, Any]:
+    layers = range(0, _count(shapes, rf"{part}\.mlp\.(\d+)\."), 2)
+    widths = [shapes[f"{part}.mlp.{i}.bias"][0] for i in layers]
+    return {
+        "input_size": shapes[f"{part}.mlp.0.weight"][1],
+        "hidden_sizes": widths[:-1],
+        "output_size": widths[-1],
+    }

@@ -60,12 +60,21 @@ class Footage:
         return warp(frames, self.matrices[np.asarray(indices, np.int64)], self.crop_size)
 
     def pasted(
-        self, whole: Frames, crops: Crops, weights: UInt8[np.ndarray, "t crop_h crop_w 1"], indices: Indices
+        self,
+        whole: Frames,
+        crops: Crops,
+        weights: UInt8[np.ndarray, "t crop_h crop_w 1"],
+        indices: Indices,
+        *,
+        antialias: bool = True,
     ) -> Frames:
-        """Whole frames with crops put back where their weights, 0 to 255, say so; pixels of weight 0 stay as they are."""
+        """Whole frames with crops put back where their weights, 0 to 255, say so; pixels of weight 0 stay as they are.
+
+        `antialias`: see `src.face.warp.warp`.
+        """
         pasted = whole.copy()
         for frame, crop, weight, matrix in zip(pasted, crops, weights, self.matrices[np.asarray(indices)], strict=True):
-            _paste(frame, crop, weight, matrix)
+            _paste(frame, crop, weight, matrix, antialias)
         return pasted
 
 
@@ -74,6 +83,7 @@ def _paste(
     crop: UInt8[np.ndarray, "ch cw 3"],
     weight: UInt8[np.ndarray, "ch cw 1"],
     matrix: Float64[np.ndarray, "3 3"],
+    antialias: bool,
 ) -> None:
     """Blend a crop into a frame, in place; only the box that it covers is touched."""
     to_frame = invert(matrix[None])[0]
@@ -86,7 +96,8 @@ def _paste(
         return
     shift = np.array([[1.0, 0.0, -left], [0.0, 1.0, -top], [0.0, 0.0, 1.0]])
     box = (int(bottom - top), int(right - left))
-    placed = warp(np.concatenate([crop, weight], axis=2)[None], (shift @ to_frame)[None], box)[0].astype(np.float32)
+    layers = np.concatenate([crop, weight], axis=2)[None]
+    placed = warp(layers, (shift @ to_frame)[None], box, antialias=antialias)[0].astype(np.float32)
     alpha = placed[..., 3:] / 255
     inside = frame[top:bottom, left:right]
     blended = inside + alpha * (placed[..., :3] - inside)
