@@ -7,6 +7,7 @@ A batch is a dictionary of
     kept        (b, 1, h, w)    bool      False where the target is repainted
     audio       (b, n, d)       float32   speech features of the frames `audio_offsets` away from the target
     landmarks   (b, 39, 2)      float32   condition points of the target, (x, y) in pixels of a 256 x 256 frame, whatever h and w are
+    lips        (b, 20, 2)      float32   outline of the lips, (x, y) in pixels of the h x w frame: for the loss alone
     index       (b,)            int64     row of the data set
 
 With latents that were computed beforehand (`src.datamodules.latents`), `latent`, `masked_latent` and `reference_latent`
@@ -26,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from src.audio.windows import AudioEdges, audio_windows
-from src.datamodules.frames import masks_of_frames, points_of_frames, read_pictures
+from src.datamodules.frames import lips_of_frames, masks_of_frames, points_of_frames, read_pictures
 from src.datamodules.latents import StoredLatents
 from src.datamodules.resumable import ResumableDataModule
 from src.datamodules.speech_features import Features, check_features, clips_with_features, ensure_features
@@ -186,21 +187,22 @@ class DiffTalkDataset(Dataset):
         """The first `n_frames` frames of a clip (None: all that have features), with its first frame for the person.
 
         Returns:
-            `target` (t, 3, h, w) uint8, `reference` (3, h, w) uint8, `kept` (t, 1, h, w) bool, `audio` (t, n, d) and `landmarks`
-            (t, 39, 2) float32.
+            `target` (t, 3, h, w) uint8, `reference` (3, h, w) uint8, `kept` (t, 1, h, w) bool, `audio` (t, n, d), `landmarks`
+            (t, 39, 2) and `lips` (t, 20, 2) float32.
         """
         frames = np.arange(len(self._features_of(clip)[:n_frames]))
         target = self._read(clip, frames)
         return {"target": target, "reference": target[0], **self._conditions(clip, frames)}
 
     def _conditions(self, clip: Clip, frames: Int64[np.ndarray, " t"]) -> dict[str, Tensor]:
-        """`kept`, `audio` and `landmarks` of frames."""
+        """`kept`, `audio`, `landmarks` and `lips` of frames."""
         landmarks = clip.landmarks[frames]
         audio = audio_windows(self._features_of(clip), self.audio_offsets, self.audio_edges, frames)
         return {
             "kept": torch.from_numpy(masks_of_frames(landmarks, clip.size, self.resolution, self.mask)),
             "audio": torch.from_numpy(audio),
             "landmarks": torch.from_numpy(points_of_frames(landmarks, clip.size)),
+            "lips": torch.from_numpy(lips_of_frames(landmarks, clip.size, self.resolution)),
         }
 
     def _features_of(self, clip: Clip) -> Float32[np.ndarray, "t d"]:

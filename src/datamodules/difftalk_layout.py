@@ -26,7 +26,7 @@ from torch.utils.data import Dataset, default_collate
 from src.audio.deepspeech import N_LOGITS, WINDOW_ROWS, WINDOW_SIZE
 from src.audio.windows import AudioEdges
 from src.datamodules.difftalk import SHORT_CLIPS, ReferenceFrame, audio_window, reference_candidates
-from src.datamodules.frames import LANDMARK_SIZE
+from src.datamodules.frames import LANDMARK_SIZE, lips_of_frames
 from src.datamodules.resumable import ResumableDataModule
 from src.errors import ConfigError, FaceError, FeatureError, StoreError, require_choice
 from src.face.repainting import MaskRule, condition_points, kept_masks
@@ -263,6 +263,7 @@ class DiffTalkLayoutDataset(Dataset):
             "kept": torch.from_numpy(kept),
             "audio": torch.from_numpy(self._windows(self.root / "audio_smooth" / f"{frame}.npy")),
             "landmarks": torch.from_numpy(shown.astype(np.float32)),
+            "lips": torch.from_numpy(lips_of_frames(points[None], target.shape[:2], self.resolution)[0]),
         }
 
     def _reference_of(self, index: int) -> int:

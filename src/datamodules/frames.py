@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from torch import Tensor
 
 from src.datamodules.store import Clip
-from src.face.landmarks import rescaled
+from src.face.landmarks import mouth_points, rescaled
 from src.face.repainting import MaskRule, condition_points, kept_masks
 from src.media import resize
 
@@ -36,3 +36,10 @@ def masks_of_frames(
     """Masks of frames that are resized from `size` (height, width) to a square of side `resolution`."""
     square = (resolution, resolution)
     return kept_masks(rescaled(landmarks[..., :2], size, square), square, rule)[:, None]
+
+
+def lips_of_frames(
+    landmarks: Float32[np.ndarray, "t n d"], size: tuple[int, int], resolution: int
+) -> Float32[np.ndarray, "t 20 2"]:
+    """Outline of the lips in pixels of frames that are resized from `size` (height, width) to a square of side `resolution`."""
+    return rescaled(mouth_points(landmarks)[..., :2], size, (resolution, resolution)).astype(np.float32)

@@ -25,6 +25,7 @@ from src.diffusion.losses import denoising_error
 from src.diffusion.noise import FrameNoise, NoiseMode, randn_each
 from src.diffusion.noise_tables import noise_tables, scaled_linear_betas
 from src.diffusion.pixels import to_signed, to_unit
+from src.diffusion.regions import boxed_loss, mouth_box
 from src.diffusion.sampling import SAMPLERS, Scheduler, SchedulerFactory, sampler_for, takes_eta
 from src.errors import CheckpointError, ConfigError, StoreError
 from src.face.repainting import MaskRule, latent_masks
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 PUBLISHED = "published"  # the original's masked DDIM
 
+LIP_MARGIN = 1  # cells around the lips
 UNTRAINED = "untrained"  # no first stage: only to try the code
 
 Batch = Mapping[str, Tensor]
@@ -83,6 +85,7 @@ class DiffTalk(pl.LightningModule):
         base_lr: where given, the learning rate is `base_lr` x processes x batch size x accumulated batches, as the original has it.
         normalise_latents: measure mean and deviation of the first stage's latents before training, and work on normalised ones. The
             published first stage has latents near the unit scale and takes them as they are.
+        lip_weight: of the error around the lips, beside that of the whole latent; 0: none, as the original.
         kept_weight: of the error where the frame is kept, relative to the repainted part; 1: as the original.
         min_snr_gamma: upper limit of the loss weight, see `src.diffusion.losses`; None: the original's weights.
         snr_floor: lower limit, see there.
@@ -109,7 +112,8 @@ class DiffTalk(pl.LightningModule):
         runs: str | Path = "logs",
         base_lr: float | None = None,
         normalise_latents: bool = False,
-        kept_weight: float = 1.0,
+        lip_weight: float | int = 0.0,
+        kept_weight: float | int = 1.0,
         min_snr_gamma: float | None = None,
         snr_floor: float | None = None,
         sampler: str | SchedulerFactory | None = "ddim",
@@ -129,6 +133,7 @@ class DiffTalk(pl.LightningModule):
         self.runs = Path(runs)
         self.base_lr = base_lr
         self.normalise_latents = normalise_latents
+        self.lip_weight = lip_weight
         self.kept_weight = kept_weight
         self.loss_limits = (min_snr_gamma, snr_floor)
         self.sampler = sampler
@@ -284,10 +289,18 @@ class DiffTalk(pl.LightningModule):
         alphas_cumprod = self.noise_schedule.alphas_cumprod.to(clean.device)[timestep]
         prediction_type = self.noise_schedule.config.prediction_type
         error = denoising_error(output, clean, noise, alphas_cumprod, prediction_type, *self.loss_limits)
+        loss = self._weighted(error, batch["kept"])
+        if self.lip_weight:
+            height, width = error.shape[-2:]
+            boxes = mouth_box(batch["lips"] / self.first_stage.factor, (height, width), margin=LIP_MARGIN)
+            loss = loss + self.lip_weight * boxed_loss(error, boxes)
+        return loss
+
+    def _weighted(self, error: Float[Tensor, "b c h w"], kept: Bool[Tensor, "b 1 h2 w2"]) -> Float[Tensor, ""]:
+        """Mean error; a cell counts as repainted where any of its pixels is."""
         if self.kept_weight == 1:
             return error.mean()
-        # A cell counts as repainted where any of its pixels is.
-        repainted = F.max_pool2d((~batch["kept"]).float(), self.first_stage.factor)
+        repainted = F.max_pool2d((~kept).float(), self.first_stage.factor)
         weight = repainted + self.kept_weight * (1 - repainted)
         return (error * weight).sum() / (weight.sum() * error.shape[1])
 

@@ -17,6 +17,7 @@ from src.checkpoint import record
 from src.datamodules.difftalk import DiffTalkDataModule
 from src.datamodules.preprocessing.latents import write_latents
 from src.diffusion.pixels import to_signed
+from src.diffusion.regions import mouth_box
 from src.errors import CheckpointError, ConfigError, StoreError
 from src.lightning_modules.callbacks import LogSamples
 from src.lightning_modules.difftalk import DiffTalk
@@ -164,6 +165,21 @@ def test_the_kept_part_counts_as_much_as_it_is_told(batch):
     plain = alive(tiny_model())
     plain.load_state_dict(model.state_dict())
     torch.testing.assert_close(model.loss(nothing_kept, noise, t, latents), plain.loss(batch, noise, t, latents))
+
+
+def test_the_lips_count_more_where_they_are_told_to(batch):
+    plain, heavy = alive(tiny_model()), tiny_model(lip_weight=2.0)
+    heavy.load_state_dict(plain.state_dict())
+    latents = plain.latents_of(batch)
+    noise, t = torch.randn(latents[0].shape), torch.tensor([5, 400, 999])
+    gain = heavy.loss(batch, noise, t, latents) - plain.loss(batch, noise, t, latents)
+    noisy = plain.noise_schedule.add_noise(latents[0], noise, t)
+    error = (plain.net(noisy, t, latents[1], latents[2], batch["audio"], batch["landmarks"]) - noise).square()
+    boxes = mouth_box(batch["lips"] / 4, (CELLS, CELLS), margin=1)
+    expected = torch.stack(
+        [e[:, a:b, c:d].mean() for e, (a, b, c, d) in zip(error, boxes.tolist(), strict=True)]
+    ).mean()
+    torch.testing.assert_close(gain, 2 * expected)
 
 
 def test_training_changes_the_network_and_leaves_the_first_stage(root, tmp_path):

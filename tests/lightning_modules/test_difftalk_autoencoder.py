@@ -96,9 +96,9 @@ def test_the_discriminator_rests_until_its_start(root, tmp_path):
 
 
 def test_it_learns_to_reconstruct(root, tmp_path):
-    model, data = tiny_model(), tiny_data(root)
+    model, data = tiny_model(restart_codes_every=10), tiny_data(root, val_split="train")
     first = trainer(tmp_path).validate(tiny_model(), data, verbose=False)[0]
-    trainer(tmp_path, max_steps=60, limit_val_batches=0).fit(model, data)
+    trainer(tmp_path, max_steps=120, limit_val_batches=0).fit(model, data)
     last = trainer(tmp_path).validate(model, data, verbose=False)[0]
     assert last["val/loss"] < 0.8 * first["val/loss"]
     assert last["val/psnr"] > first["val/psnr"] + 2
@@ -169,6 +169,19 @@ def test_perplexity_counts_the_entries_in_use():
     metric.update(torch.arange(4).reshape(1, 2, 2))  # shares 1/6 and 1/12
     shares = np.array([1 / 6] * 4 + [1 / 12] * 4)
     assert metric.compute() == pytest.approx(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def test_unused_entries_of_the_codebook_move_to_where_latents_are(root, tmp_path):
+    model = tiny_model(restart_codes_every=2)
+    before = model.net.entries.detach().clone()
+    trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(model, tiny_data(root))
+    moved_by_gradient = (model.net.entries - before).abs().amax(dim=1)
+    assert moved_by_gradient.max() < 0.01  # not yet
+    model = tiny_model(restart_codes_every=2)
+    trainer(tmp_path, max_steps=2, limit_val_batches=0).fit(model, tiny_data(root))
+    moved = (model.net.entries - before).norm(dim=1) > 0.1
+    assert moved.float().mean() > 0.5
+    assert not model.uses.any()
 
 
 def test_reconstructions_are_the_samples(root, tmp_path):
