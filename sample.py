@@ -16,6 +16,7 @@ SOME_FAILED = 1  # exit status: the other videos are written
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 WEIGHTS = ("ema", "last")
+WORST_CRF = 51
 
 
 @command("sample")
@@ -24,10 +25,12 @@ def main(cfg: DictConfig) -> None:
     require_file(cfg.ckpt, "ckpt")
     for name, choices in (("precision", PRECISIONS), ("weights", WEIGHTS)):
         require_choice(name, cfg[name], choices)
-    for name, least in (("seed", 0), ("n_batches", 1)):
+    for name, least in (("seed", 0), ("n_batches", 1), ("crf", 1)):
         chosen = name != "n_batches" or cfg[name] is not None
         if chosen and not (isinstance(cfg[name], int) and cfg[name] >= least):
             raise ConfigError(f"{name}={cfg[name]}: give a whole number from {least} on.")
+    if cfg.crf > WORST_CRF:
+        raise ConfigError(f"crf={cfg.crf}: give 1 (best) to {WORST_CRF}.")
     # Imported this late because it takes seconds: --help and mistakes answer at once.
     import torch
 
@@ -44,11 +47,11 @@ def main(cfg: DictConfig) -> None:
     with torch.autocast(pipeline.device.type, getattr(torch, cfg.precision), enabled=cfg.precision != "float32"):
         if jobs is None:
             video = pipeline(source=cfg.source, audio=cfg.audio, driving=cfg.driving, seed=cfg.seed)
-            for path in write(video, out, provenance):
+            for path in write(video, out, provenance, crf=cfg.crf):
                 log.info("wrote %s", path)
             return
         folder = out.with_suffix("") if out.suffix == ".mp4" else out
-        options = {"seed": cfg.seed, "n_batches": cfg.n_batches, "overwrite": cfg.overwrite}
+        options = {"seed": cfg.seed, "n_batches": cfg.n_batches, "overwrite": cfg.overwrite, "crf": cfg.crf}
         made = generate(pipeline, jobs, folder, provenance, **options)
     log.info("wrote %d videos to %s", len(made.written), folder)
     if made.failures and not made.written:

@@ -60,11 +60,9 @@ def main(cfg: DictConfig) -> float | None:
     else:
         trainer.fit(model, datamodule, ckpt_path=resume, weights_only=True)
         if trainer.is_global_zero:
-            log.info(
-                "trained %d steps; sample with: python sample.py ckpt=%s",
-                trainer.global_step,
-                folder / "checkpoints" / "last.ckpt",
-            )
+            last = folder / "checkpoints" / "last.ckpt"
+            use = "sample with: python sample.py ckpt=" if cfg.pipeline else "its checkpoint: "
+            log.info("trained %d steps; %s%s", trainer.global_step, use, last)
     value = trainer.callback_metrics.get(cfg.metric)
     return None if value is None else float(value)
 

@@ -18,7 +18,7 @@ from src.datamodules.tables import write_rows
 from src.errors import ConfigError, VisemeError
 from src.media import Provenance, VideoWriter
 from src.metrics.pairing import VIDEO_SUFFIXES
-from src.pipelines.video import Video, write
+from src.pipelines.video import CRF, Video, write
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +136,7 @@ def generate(
     seed: int = 1,
     n_batches: int | None = None,
     overwrite: bool = False,
+    crf: int = CRF,
 ) -> Made:
     """Make the videos that `out` lacks; those that fail are listed with their reasons in `out/failures.csv`, the rest goes on.
 
@@ -149,6 +150,7 @@ def generate(
         seed: of the noise of each video.
         n_batches: stop after so many batches of videos; None: all.
         overwrite: make those that exist again.
+        crf: quality of the H.264 streams, 1 (best) to 51.
 
     Raises:
         ConfigError: `out` is a clip store, which has a `failures.csv` of its own.
@@ -167,9 +169,9 @@ def generate(
         task = bar.add_task("videos", total=sum(map(len, groups)), rate="")
         for group in groups:
             if isinstance(pipeline, Batching):
-                _make_batch(pipeline, group, out, provenance, seed, made)
+                _make_batch(pipeline, group, out, provenance, seed, made, crf)
             else:
-                _make_each(pipeline, group, out, provenance, seed, made)
+                _make_each(pipeline, group, out, provenance, seed, made, crf)
             rate = made.frames / (time.perf_counter() - began)
             bar.update(task, advance=len(group), rate=f"{rate:.2f} frames/s")
     if made.failures:
@@ -188,18 +190,20 @@ def _file(out: Path, job: Job) -> Path:
     return out / f"{job.name}.mp4"
 
 
-def _make_each(pipeline: Any, jobs: Iterable[Job], out: Path, provenance: Provenance, seed: int, made: Made) -> None:
+def _make_each(
+    pipeline: Any, jobs: Iterable[Job], out: Path, provenance: Provenance, seed: int, made: Made, crf: int
+) -> None:
     for job in jobs:
         try:
             video = pipeline(source=job.source, audio=job.audio, driving=job.driving, seed=seed)
-            made.written += write(video, _file(out, job), provenance, progress=False)
+            made.written += write(video, _file(out, job), provenance, progress=False, crf=crf)
             made.frames += len(video)
         except VisemeError as error:
             made.failures[job.name] = str(error)
 
 
 def _make_batch(
-    pipeline: Batching, jobs: Sequence[Job], out: Path, provenance: Provenance, seed: int, made: Made
+    pipeline: Batching, jobs: Sequence[Job], out: Path, provenance: Provenance, seed: int, made: Made, crf: int
 ) -> None:
     requests: dict[str, Any] = {}
     for job in jobs:
@@ -210,13 +214,15 @@ def _make_batch(
     if not requests:
         return
     try:
-        made.frames += _write_together(pipeline, requests, out, provenance)
+        made.frames += _write_together(pipeline, requests, out, provenance, crf)
         made.written += [out / f"{name}.mp4" for name in requests]
     except VisemeError as error:
         made.failures |= dict.fromkeys(requests, str(error))
 
 
-def _write_together(pipeline: Batching, requests: Mapping[str, Any], out: Path, provenance: Provenance) -> int:
+def _write_together(
+    pipeline: Batching, requests: Mapping[str, Any], out: Path, provenance: Provenance, crf: int
+) -> int:
     """Make and write several videos at once; nothing is left of any if that fails. Returns the number of frames."""
     frames_written = 0
     with ExitStack() as stack:
@@ -228,6 +234,7 @@ def _write_together(pipeline: Batching, requests: Mapping[str, Any], out: Path, 
                     audio=video.audio,
                     audio_rate=video.audio_rate,
                     provenance=provenance,
+                    crf=crf,
                 )
             )
             for name, video in zip(requests, pipeline.videos(list(requests.values())), strict=True)

@@ -18,6 +18,7 @@ from src.media import Provenance, VideoWriter
 log = logging.getLogger(__name__)
 
 GENERATED = "generated"
+CRF = 18  # hardly visible losses; pictures of few pixels lose more, since colours are stored at half the resolution
 
 Frames = UInt8[np.ndarray, "t h w 3"]
 
@@ -65,7 +66,7 @@ class Video:
         return np.concatenate([chunk[name] for name in (*self.beside, GENERATED)], axis=2)
 
 
-def write(video: Video, path: Path, provenance: Provenance, *, progress: bool = True) -> list[Path]:
+def write(video: Video, path: Path, provenance: Provenance, *, progress: bool = True, crf: int = CRF) -> list[Path]:
     """Make the video and write it, with its sound and companions; returns the files.
 
     Nothing is left of any file if the making or the writing fails. Companions show nothing generated and carry no provenance.
@@ -75,11 +76,12 @@ def write(video: Video, path: Path, provenance: Provenance, *, progress: bool = 
         path: of the .mp4.
         provenance: goes into the container of the generated video.
         progress: show a bar.
+        crf: quality of the H.264 stream, 1 (best) to 51.
     """
     if path.suffix.lower() != ".mp4":
         raise ConfigError(f"out={path}: videos are written as .mp4; end the name with it.")
     files = {name: path.with_name(f"{path.stem}.{name}.mp4") for name in video.companions}
-    sound: dict[str, Any] = {"audio": video.audio, "audio_rate": video.audio_rate}
+    sound: dict[str, Any] = {"audio": video.audio, "audio_rate": video.audio_rate, "crf": crf}
     with ExitStack() as stack:
         main = stack.enter_context(VideoWriter(path, video.fps, provenance=provenance, **sound))
         writers = {name: stack.enter_context(VideoWriter(file, video.fps, **sound)) for name, file in files.items()}

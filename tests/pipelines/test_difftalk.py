@@ -15,7 +15,7 @@ from src.face.alignment import MeanFaceAlignment, transform_points
 from src.face.masks import feathered
 from src.face.repainting import MaskRule, kept_masks
 from src.lightning_modules.difftalk import DiffTalk
-from src.media import Provenance, probe
+from src.media import Provenance, VideoReader, probe
 from src.nn.difftalk import DiffTalkNet, VQAutoencoder
 from src.pipelines.difftalk import DiffTalkPipeline
 from src.pipelines.footage import Footage, read_footage
@@ -180,6 +180,16 @@ def test_a_whole_store_is_made_and_what_is_written_says_so(model, root, tmp_path
     assert (info.n_frames, info.width, info.has_audio) == (N_FRAMES, 48, True)
     path = write(pipeline(model)(source=clip(root)), tmp_path / "a.mp4", Provenance("difftalk", "test"), progress=False)
     assert probe(path[0]).n_frames == N_FRAMES
+
+
+def test_the_chosen_quality_reaches_the_file(model, root, tmp_path):
+    made, known = pipeline(model)(source=clip(root)), None
+    errors = []
+    for crf in (1, 35):
+        write(made, tmp_path / f"{crf}.mp4", Provenance("difftalk", "test"), progress=False, crf=crf)
+        known = made.frames().astype(int) if known is None else known
+        errors.append(np.abs(VideoReader(tmp_path / f"{crf}.mp4").read(range(N_FRAMES)) - known).mean())
+    assert errors[0] < 0.7 * errors[1]
 
 
 @pytest.mark.parametrize(
