@@ -13,7 +13,7 @@ from src.datamodules.difftalk_autoencoder import DiffTalkAutoencoderDataModule
 from src.datamodules.speech_features import ensure_features
 from src.datamodules.store import ClipStore
 from src.errors import ConfigError, StoreError
-from src.face.landmarks import to_ibug68
+from src.face.landmarks import mouth_points, rescaled, to_ibug68
 from src.face.repainting import CONDITION_POINTS, MaskRule, kept_masks
 from tests.stores import write_pattern_store
 
@@ -58,6 +58,8 @@ def test_an_item_is_what_the_clip_holds(root):
     assert item["target"].dtype == torch.uint8
     points = (to_ibug68(clip.landmarks[5])[CONDITION_POINTS, :2] + 0.5) * (256 / 32) - 0.5
     np.testing.assert_allclose(item["landmarks"], points, rtol=1e-5)
+    lips = rescaled(mouth_points(clip.landmarks[5])[:, :2], clip.size, (RESOLUTION, RESOLUTION))
+    np.testing.assert_allclose(item["lips"], lips, rtol=1e-5)
     half = (clip.landmarks[5:6, :, :2].astype(np.float64) + 0.5) / 2 - 0.5
     np.testing.assert_array_equal(item["kept"], kept_masks(half, (RESOLUTION, RESOLUTION)))
     np.testing.assert_array_equal(item["audio"], clip.features("log_mel")[1:9])
@@ -167,6 +169,7 @@ def test_loaders_previews_and_resuming(root):
         "kept": (2, 1, 16, 16),
         "audio": (2, 3, 10),
         "landmarks": (2, 39, 2),
+        "lips": (2, 20, 2),
         "index": (2,),
     }
     video = made.preview_video(7)

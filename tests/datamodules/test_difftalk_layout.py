@@ -86,6 +86,7 @@ def test_items_are_those_of_the_store(raw):
         "kept": ((2, 1, 48, 48), "torch.bool"),
         "audio": ((2, 8, 464), "torch.float32"),
         "landmarks": ((2, 39, 2), "torch.float32"),
+        "lips": ((2, 20, 2), "torch.float32"),
         "index": ((2,), "torch.int64"),
     }
     assert batch["audio"][:, 4, 0].tolist() == [101, 202]  # frame 1 of clip 1, frame 2 of clip 2

@@ -56,7 +56,7 @@ def test_latents_are_what_the_first_stage_makes_of_the_frames(root, ckpt):
     data = module(root).train_dataset
     clip = data.clips[0]
     cached, shown = data.item(clip, 4, 6), data.item(clip, 4, 6, pictures=True)
-    assert set(cached) == {"latent", "masked_latent", "reference_latent", "kept", "audio", "landmarks"}
+    assert set(cached) == {"latent", "masked_latent", "reference_latent", "kept", "audio", "landmarks", "lips"}
     net, _ = load_first_stage(ckpt)
     frames = to_signed(torch.stack([shown["target"], shown["reference"]]))
     masked = frames[:1].masked_fill(~shown["kept"], -1.0)
