@@ -97,7 +97,8 @@ class LandmarkDrivenPipeline:
         if steps > model.num_train_timesteps:
             raise ConfigError(f"pipeline.steps={steps}: the model has only {model.num_train_timesteps} noise levels.")
         # A wrong sampler is told now, not after a minute of detection.
-        if eta and not takes_eta(sampler_for(model.noise_schedule, sampler or model.sampler)):
+        scheduler = sampler_for(model.noise_schedule, sampler or model.sampler)
+        if eta and not takes_eta(scheduler):
             raise ConfigError(f"pipeline.eta={eta} is for sampler=ddim: set eta=0 or choose ddim.")
         self.model = model
         self.sampler = sampler

@@ -255,7 +255,7 @@ def fake_faces(monkeypatch):
         yield Fake()
 
     monkeypatch.setattr(sources, "FaceDetector", make)
-    monkeypatch.setattr(pipeline_module, "FaceTracker", make)
+    monkeypatch.setattr(sources, "FaceTracker", make)
     return landmarks3
 
 
