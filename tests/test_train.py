@@ -109,7 +109,7 @@ def test_every_experiment_takes_two_steps_in_debug_mode(name, store, tmp_path):
         cfg = hydra.compose("train", [f"experiment={name}"])
     method = cfg.method
     if method == "landmark_driven":
-        own[method].append(f"net.block_out_channels={[32] * len(cfg.net.block_out_channels)}")
+        own[method].append(f"net.block_out_channels={[64] * len(cfg.net.block_out_channels)}")
     result = subprocess.run(
         [
             sys.executable,
