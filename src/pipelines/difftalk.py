@@ -19,14 +19,14 @@ from src.datamodules.store import Clip
 from src.diffusion.noise import FrameNoise, NoiseMode
 from src.diffusion.pixels import Rounding, to_signed, to_uint8, to_unit
 from src.diffusion.sampling import SchedulerFactory
-from src.errors import ConfigError, MediaError, require_choice, require_least
+from src.errors import ConfigError, require_choice, require_least
 from src.face.alignment import Alignment, MeanFaceAlignment
 from src.face.masks import feathered
 from src.face.repainting import MaskRule
 from src.lightning_modules.difftalk import Conditions, DiffTalk
 from src.pipelines.footage import Footage, Frames, read_footage
 from src.pipelines.video import GENERATED, Video
-from src.pipelines.voices import read_voice
+from src.pipelines.voices import choose_voice
 
 log = logging.getLogger(__name__)
 
@@ -218,15 +218,9 @@ class DiffTalkPipeline:
         """Pictures and voice for the network; arguments and errors as of a call."""
         if source is None:
             raise ConfigError("difftalk needs somebody who is to speak: give source=VIDEO or source=PICTURE.")
-        voice = next((given for given in (audio, driving) if given is not None), source)
-        if isinstance(voice, np.ndarray) and voice.ndim != 1:
-            raise ConfigError("difftalk needs a voice: give audio=FILE.")
-        try:
-            features, samples = read_voice(voice, self.features, self.model.net.audio_dim, self.audio_emb)
-        except MediaError as error:
-            if voice is source and Path(str(source)).is_file():
-                raise ConfigError(f"source={source} brings no voice: give audio=FILE.") from error
-            raise
+        features, samples = choose_voice(
+            source, audio, driving, self.features, self.model.net.audio_dim, self.audio_emb
+        )
         footage = read_footage(source, self.alignment, smoothing=self.smoothing, face_model=self.face_model)
         reference = footage.first if self.reference_frame is None else self.reference_frame
         if reference >= len(footage):

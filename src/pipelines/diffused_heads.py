@@ -17,13 +17,13 @@ from src.datamodules.store import Clip
 from src.diffusion.noise import FrameNoise, NoiseMode
 from src.diffusion.pixels import to_signed, to_uint8, to_uint8_like_diffused_heads, to_unit
 from src.diffusion.sampling import SchedulerFactory
-from src.errors import ConfigError, MediaError, require_choice, require_least
+from src.errors import ConfigError, require_choice, require_least
 from src.face.alignment import Alignment, MeanFaceAlignment
 from src.lightning_modules.diffused_heads import DiffusedHeads
 from src.media import resize
 from src.pipelines.sources import Portrait, read_portrait
 from src.pipelines.video import GENERATED, Video
-from src.pipelines.voices import read_voice
+from src.pipelines.voices import choose_voice
 
 Rounding = Literal["nearest", "original"]
 IdentityFrame = Literal["first", "random"]
@@ -159,15 +159,9 @@ class DiffusedHeadsPipeline:
         """Face and voice for the network; arguments and errors as of a call."""
         if source is None:
             raise ConfigError("diffused_heads needs a face: give source=PICTURE.")
-        voice = next((given for given in (audio, driving) if given is not None), source)
-        if isinstance(voice, np.ndarray) and voice.ndim != 1:
-            raise ConfigError("diffused_heads needs a voice: give audio=FILE.")
-        try:
-            features, samples = read_voice(voice, self.features, self.model.net.audio_dim, self.audio_emb)
-        except MediaError as error:
-            if voice is source:
-                raise ConfigError(f"source={source} brings no voice: give audio=FILE.") from error
-            raise
+        features, samples = choose_voice(
+            source, audio, driving, self.features, self.model.net.audio_dim, self.audio_emb
+        )
         portrait = self.read_source(source, seed)
         n_frames = min(len(features), self.frame_limit or len(features))
         samples = samples[: n_frames * SAMPLES_PER_FRAME]

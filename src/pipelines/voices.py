@@ -10,13 +10,37 @@ from src.audio.features import SAMPLE_RATE, SAMPLES_PER_FRAME, SpeechFeatures
 from src.audio.imported import ImportedFeatures, read_embeddings
 from src.datamodules.speech_features import stored_features
 from src.datamodules.store import Clip
-from src.errors import ConfigError, FeatureError
+from src.errors import ConfigError, FeatureError, MediaError
 from src.media import read_audio
 from src.pipelines.sources import stored_clip
 
 log = logging.getLogger(__name__)
 
 SILENCE = 1e-3  # loudest sample of a sound that counts as silent: -60 dB
+
+
+def choose_voice(
+    source: str | Path | Clip | np.ndarray,
+    audio: str | Path | Clip | np.ndarray | None,
+    driving: str | Path | Clip | None,
+    features: SpeechFeatures | ImportedFeatures | None,
+    dim: int,
+    audio_emb: Path | None = None,
+) -> tuple[Float32[np.ndarray, "f d"], Float32[np.ndarray, " s"]]:
+    """Speech features and samples of the sound that was given, else of the driving clip, else of the source; see `read_voice`.
+
+    Raises:
+        ConfigError: only the source could bring a voice, and it has none.
+    """
+    voice = next((given for given in (audio, driving) if given is not None), source)
+    if isinstance(voice, np.ndarray) and voice.ndim != 1:
+        raise ConfigError("this method needs a voice: give audio=FILE.")
+    try:
+        return read_voice(voice, features, dim, audio_emb)
+    except MediaError as error:
+        if voice is source and (stored_clip(source) is not None or Path(str(source)).is_file()):
+            raise ConfigError(f"source={source} brings no voice: give audio=FILE.") from error
+        raise
 
 
 def read_voice(
