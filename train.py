@@ -61,7 +61,7 @@ def main(cfg: DictConfig) -> float | None:
         trainer.fit(model, datamodule, ckpt_path=resume, weights_only=True)
         if trainer.is_global_zero:
             last = folder / "checkpoints" / "last.ckpt"
-            use = "sample with: python sample.py ckpt=" if cfg.pipeline else "its checkpoint: "
+            use = "sample with: python sample.py ckpt=" if cfg.get("pipeline") else "its checkpoint: "
             log.info("trained %d steps; %s%s", trainer.global_step, use, last)
     value = trainer.callback_metrics.get(cfg.metric)
     return None if value is None else float(value)
