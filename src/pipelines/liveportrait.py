@@ -239,14 +239,14 @@ class LivePortraitPipeline:
         if source is None or driving is None:
             raise ConfigError("liveportrait needs a face and one that moves it: give source=FACE and driving=VIDEO.")
         shown = read_footage(source, self.source_alignment, face_model=self.face_model)
-        shown = _limited(shown, self.max_side, self.division)
+        shown = limited(shown, self.max_side, self.division)
         try:
             moving = read_footage(driving, self.driving_alignment, face_model=self.face_model)
         except FaceError as error:
             raise FaceError(str(error).replace("source=", "driving=", 1)) from error
         n = self.n_frames(len(shown), len(moving))
-        source_motion = self._motion(shown, min(len(shown), n))
-        driving_motion = self._motion(moving, min(len(moving), n))
+        source_motion = self.motion(shown, min(len(shown), n))
+        driving_motion = self.motion(moving, min(len(moving), n))
         kp_source = source_motion.points()
         kp_driving = drive(
             replace(source_motion, exp=edited(source_motion.exp, self.edits)),
@@ -275,7 +275,7 @@ class LivePortraitPipeline:
             log.info("source and driving video have %d and %d frames; %d are made", n_source, n_driving, n)
         return n if self.frame_limit is None else min(n, self.frame_limit)
 
-    def _motion(self, footage: Footage, n: int) -> Motion:
+    def motion(self, footage: Footage, n: int) -> Motion:
         """Key points and motion of the first frames."""
         parts = []
         for start in range(0, n, self.batch_size):
@@ -350,7 +350,7 @@ class _DrivingAlignment:
         return (self.square if crop else self.whole).fit(landmarks, frame_size)
 
 
-def _limited(footage: Footage, max_side: int | None, division: int) -> Footage:
+def limited(footage: Footage, max_side: int | None, division: int) -> Footage:
     """Smaller frames of the same person: see `limited_size`."""
     size, cut = limited_size(*footage.size, max_side or 0, division)
     if footage.size == size == cut:
