@@ -25,6 +25,9 @@ Kept = Bool[Tensor, "b 1 h w"] | Float[Tensor, "b 1 h w"]
 NextNoise = Callable[[int], Tensor]
 """Noise (b, c, h, w) of a step."""
 
+Quantize = Callable[[Tensor], Tensor]
+"""Latents (b, c, h, w) moved to the nearest entries of a codebook."""
+
 
 def blend(known: Float[Tensor, "b c h w"], painted: Float[Tensor, "b c h w"], kept: Kept) -> Float[Tensor, "b c h w"]:
     """m known + (1 - m) painted."""
@@ -147,14 +150,17 @@ def ddim_step(
     schedule: DDIMSchedule,
     k: int,
     noise: Float[Tensor, "b c h w"] | None = None,
+    quantize: Quantize | None = None,
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
     """The sample at the next less noisy step, and x_0, of position k of the schedule  (equation 12 of arXiv:2010.02502).
 
-    x_0 = (x - sqrt(1 - ab) eps) / sqrt(ab)
+    x_0 = quantize((x - sqrt(1 - ab) eps) / sqrt(ab))
     x_prev = sqrt(ab_prev) x_0 + sqrt(1 - ab_prev - sigma^2) eps + sigma z
     """
     alpha, alpha_prev, sigma = schedule.alphas[k], schedule.alphas_prev[k], schedule.sigmas[k]
     clean = (x - (1 - alpha).sqrt() * eps) / alpha.sqrt()
+    if quantize is not None:
+        clean = quantize(clean)
     before = alpha_prev.sqrt() * clean + (1 - alpha_prev - sigma**2).sqrt() * eps
     return (before if noise is None else before + sigma * noise), clean
 
@@ -172,6 +178,9 @@ def published_ddim(
     generators: Sequence[torch.Generator] | None = None,
     known_noise: Float[Tensor, "n b c h w"] | None = None,
     step_noise: Float[Tensor, "n b c h w"] | None = None,
+    temperature: float = 1.0,
+    noise_dropout: float = 0.0,
+    quantize: Quantize | None = None,
     callback: StepCallback | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Latents as the original samples them: the known part is mixed in before each step, not after the last one.
@@ -190,6 +199,9 @@ def published_ddim(
         generators: of all noise, one per sample, so that the batch size changes nothing.
         known_noise: given noise of the known part instead, in the order of the steps, noisiest first.
         step_noise: given noise of the steps instead.
+        temperature: factor of the steps' noise.
+        noise_dropout: share of the steps' noise that is set to zero, the rest growing as much; drawn by `generators`.
+        quantize: of x_0 in every step; None: x_0 stays as it is.
         callback: called after every step.
 
     Raises:
@@ -206,7 +218,10 @@ def published_ddim(
             x = blend(alpha.sqrt() * known + (1 - alpha).sqrt() * e, x, kept)
         eps = denoiser(x, schedule.timesteps[k].to(x.device).expand(len(x))).to(x.dtype)
         random = eta > 0 or generators is not None  # drawn for eta = 0, too, so that what follows is the same
-        x, _ = ddim_step(x, eps, schedule, k, _noise_of(i, noise, generators, step_noise) if random else None)
+        z = temperature * _noise_of(i, noise, generators, step_noise) if random else None
+        if z is not None and noise_dropout > 0:
+            z = _dropped(z, noise_dropout, generators)
+        x, _ = ddim_step(x, eps, schedule, k, z, quantize)
         if callback is not None:
             callback(i, eps, x)
     return x
@@ -220,6 +235,13 @@ def _noise_of(
     if generators is None:
         raise ValueError("this sampling needs generators or given noise")
     return randn_each(generators, like.shape[1:]).to(like)
+
+
+def _dropped(z: Tensor, share: float, generators: Sequence[torch.Generator] | None) -> Float[Tensor, "b c h w"]:
+    if generators is None:
+        raise ValueError("noise_dropout needs generators")
+    uniform = torch.stack([torch.rand(z.shape[1:], generator=g, device=g.device).to(z) for g in generators])
+    return torch.where(uniform < share, 0.0, z / (1 - share))
 
 
 # --- ancestral sampling as published

@@ -13,14 +13,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from src.checkpoint import newest_checkpoint
 from src.datamodules.latents import fingerprint_of, load_first_stage
-from src.diffusion.inpainting import inpaint, published_ddim
+from src.diffusion.inpainting import ddim_schedule, inpaint, published_ddim
 from src.diffusion.losses import denoising_error
 from src.diffusion.noise import FrameNoise, NoiseMode, randn_each
 from src.diffusion.noise_tables import noise_tables, scaled_linear_betas
@@ -38,6 +38,7 @@ from src.nn.difftalk import DiffTalkNet, VQAutoencoder
 
 log = logging.getLogger(__name__)
 
+CONSTANT = 1e-6  # deviation of a latent channel below which it carries nothing
 PUBLISHED = "published"  # the original's masked DDIM
 
 LIP_MARGIN = 1  # cells around the lips
@@ -203,9 +204,14 @@ class DiffTalk(pl.LightningModule):
             self.load_first_stage()
         self._check_latents(datamodule)
         if self.normalise_latents and not self._resumed:
-            (latents,) = self._raw_latents({"target": datamodule.preview(64)["target"].to(self.device)}, ("target",))
-            self.latent_mean.copy_(latents.mean(dim=(0, 2, 3)))
-            self.latent_std.copy_(latents.std(dim=(0, 2, 3)))
+            self._measure_latents(datamodule.preview(64)["target"])
+
+    def _measure_latents(self, frames: UInt8[Tensor, "b 3 h w"]) -> None:
+        """Mean and deviation of the frames' latents, encoded a few at a time; a channel that never changes keeps its scale."""
+        latents = torch.cat([self.first_stage.encode(to_signed(part.to(self.device))) for part in frames.split(8)])
+        self.latent_mean.copy_(latents.mean(dim=(0, 2, 3)))
+        deviation = latents.std(dim=(0, 2, 3))
+        self.latent_std.copy_(torch.where(deviation > CONSTANT, deviation, 1.0))
 
     def _check_latents(self, datamodule: Any) -> None:
         """StoreError where the latents of the data were made by another first stage."""
@@ -257,8 +263,15 @@ class DiffTalk(pl.LightningModule):
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c h2 w2"]) -> Float[Tensor, "b 3 h w"]:
         """Frames in [-1, 1] of latents as the network makes them."""
-        latents = latents * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
-        return self.first_stage.decode(latents).clamp(-1, 1)
+        return self.first_stage.decode(self._denormalised(latents)).clamp(-1, 1)
+
+    @torch.no_grad()
+    def quantise(self, latents: Float[Tensor, "b c h2 w2"]) -> Float[Tensor, "b c h2 w2"]:
+        """Latents, as the network makes them, moved to the nearest entries of the first stage's codebook."""
+        return self._normalised(self.first_stage.quantise(self._denormalised(latents)).latent)
+
+    def _denormalised(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return latents * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
 
     def _normalised(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return (latents - self.latent_mean[:, None, None]) / self.latent_std[:, None, None]
@@ -379,6 +392,9 @@ class DiffTalk(pl.LightningModule):
         sampler: str | SchedulerFactory | None = None,
         steps: int | None = None,
         eta: float = 0.0,
+        temperature: float = 1.0,
+        noise_dropout: float = 0.0,
+        quantize_x0: bool = False,
     ) -> Float[Tensor, "b c h w"]:
         """Latents of whole frames from given starting noise.
 
@@ -390,6 +406,9 @@ class DiffTalk(pl.LightningModule):
                 model's own.
             steps: of it.
             eta: 0 is deterministic, 1 as random as DDPM; DDIM only.
+            temperature: factor of the noise of each step; `published` only, as the following ones.
+            noise_dropout: share of that noise that is set to zero, 0 to 1.
+            quantize_x0: move every step's clean latent to the codebook.
         """
         sampler = sampler or self.sampler
         steps = self.sample_steps if steps is None else steps
@@ -404,6 +423,8 @@ class DiffTalk(pl.LightningModule):
             return self(noisy, timestep, conditions)
 
         if sampler == PUBLISHED:
+            options |= {"temperature": temperature, "noise_dropout": noise_dropout}
+            options["quantize"] = self.quantise if quantize_x0 else None
             return published_ddim(denoise, noise, self._exact_alphas_cumprod(), steps, **options)
         return inpaint(denoise, noise, sampler_for(self.noise_schedule, sampler), steps, **options)
 
@@ -414,6 +435,13 @@ class DiffTalk(pl.LightningModule):
             return self.noise_schedule.alphas_cumprod
         betas = scaled_linear_betas(config.num_train_timesteps, config.beta_start, config.beta_end)
         return noise_tables(betas)["alphas_cumprod"]
+
+    def evaluations(self, sampler: str | SchedulerFactory | None = None, steps: int | None = None) -> int:
+        """How often the network looks at a frame: `steps`, or a few more where `published` cannot divide the time steps by them."""
+        steps = self.sample_steps if steps is None else steps
+        return (
+            len(ddim_schedule(self._exact_alphas_cumprod(), steps)) if (sampler or self.sampler) == PUBLISHED else steps
+        )
 
     def check_sampler(self, sampler: str | SchedulerFactory | None, eta: float = 0.0) -> None:
         """ConfigError where there is no such sampler, it cannot sample this model, or it has no `eta`."""

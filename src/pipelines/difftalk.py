@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from src.errors import ConfigError, require_choice, require_least
 from src.face.alignment import Alignment, MeanFaceAlignment
 from src.face.masks import feathered
 from src.face.repainting import MaskRule
-from src.lightning_modules.difftalk import Conditions, DiffTalk
+from src.lightning_modules.difftalk import PUBLISHED, Conditions, DiffTalk
 from src.pipelines.footage import Footage, Frames, read_footage
 from src.pipelines.video import GENERATED, Video
 from src.pipelines.voices import choose_voice
@@ -72,6 +72,9 @@ class DiffTalkPipeline:
         sampler: `published`, or see `src.diffusion.sampling.sampler_for`; None: the model's own.
         steps: network evaluations per frame; None: the model's own.
         eta: 0 is deterministic, 1 as random as DDPM; DDIM only.
+        temperature: factor of the noise of each step; for `published`, as the two that follow.
+        noise_dropout: share of that noise that is set to zero, from 0 to below 1.
+        quantize_x0: move every step's clean latent to the first stage's codebook.
         noise: `same` starting noise for all frames, which is steadier, or `random` for each.
         hold_kept: hold the kept part of the latent fast while sampling.
         paste: put the kept pixels back with a `feathered` or a `hard` edge, or `none`: all pixels are the decoder's, as the original.
@@ -106,6 +109,9 @@ class DiffTalkPipeline:
         sampler: str | SchedulerFactory | None = None,
         steps: int | None = None,
         eta: float = 0.0,
+        temperature: float = 1.0,
+        noise_dropout: float = 0.0,
+        quantize_x0: bool = False,
         noise: NoiseMode = "same",
         hold_kept: bool = True,
         paste: Paste = "feathered",
@@ -144,6 +150,9 @@ class DiffTalkPipeline:
             require_least("pipeline.frame_limit", frame_limit, 1)
         if reference_frame is not None:
             require_least("pipeline.reference_frame", reference_frame, 0)
+        require_least("pipeline.temperature", temperature, 0)
+        if not 0 <= noise_dropout < 1:
+            raise ConfigError(f"pipeline.noise_dropout={noise_dropout}: give a share from 0 to below 1.")
         model.check_sampler(sampler, eta)  # a wrong choice is told now, not after a minute of detection
         self.model = model
         self.features = features
@@ -151,6 +160,15 @@ class DiffTalkPipeline:
         self.audio_edges: AudioEdges = audio_edges
         self.audio_emb = None if audio_emb is None else Path(audio_emb)
         self.sampler, self.steps, self.eta = sampler, steps, eta
+        self.published_options: dict[str, Any] = {
+            "temperature": temperature,
+            "noise_dropout": noise_dropout,
+            "quantize_x0": quantize_x0,
+        }
+        if (sampler or model.sampler) != PUBLISHED and (temperature != 1 or noise_dropout or quantize_x0):
+            raise ConfigError("pipeline.temperature, noise_dropout and quantize_x0 are of pipeline.sampler=published.")
+        if (asked := steps or model.sample_steps) != (taken := model.evaluations(sampler, steps)):
+            log.info("%d steps do not divide the model's %d: %d are taken", asked, model.num_train_timesteps, taken)
         self.noise: NoiseMode = noise
         self.hold_kept = hold_kept
         self.paste: Paste = paste
@@ -308,6 +326,7 @@ class DiffTalkPipeline:
             sampler=self.sampler,
             steps=self.steps,
             eta=self.eta,
+            **self.published_options,
         )
 
     def _weights(self, footage: Footage, shown: Int64[np.ndarray, " t"]) -> UInt8[np.ndarray, "t h w 1"]:

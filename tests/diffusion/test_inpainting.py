@@ -131,6 +131,38 @@ def test_published_ddim_draws_per_sample_in_the_original_s_order():
     assert torch.equal(given, drawn)
 
 
+def test_temperature_scales_the_noise_of_steps_and_dropout_thins_it():
+    def sampled(**options):
+        return published_ddim(linear, NOISE, AB, 4, eta=1.0, generators=generators_from(range(len(NOISE))), **options)
+
+    def given(step_noise):
+        return published_ddim(linear, NOISE, AB, 4, eta=1.0, step_noise=step_noise)
+
+    drawn = torch.stack(
+        [torch.stack([torch.randn(NOISE.shape[1:], generator=g) for _ in range(4)]) for g in generators_from(range(len(NOISE)))], 1
+    )  # fmt: skip
+    assert torch.allclose(sampled(temperature=0.5), given(0.5 * drawn), atol=1e-6)
+    assert torch.allclose(sampled(temperature=0.0), given(0 * drawn), atol=1e-6)
+    nearly_all = sampled(noise_dropout=0.999)
+    assert not torch.equal(nearly_all, sampled())
+    assert (nearly_all - given(0 * drawn)).abs().median() < 1e-6
+    with pytest.raises(ValueError, match="noise_dropout needs generators"):
+        published_ddim(linear, NOISE, AB, 4, eta=1.0, step_noise=drawn, noise_dropout=0.5)
+
+
+def test_clean_latents_are_quantised_in_every_step():
+    levels = []
+
+    def quantize(clean):
+        levels.append(clean)
+        return clean.round()
+
+    result = published_ddim(oracle, NOISE, AB, 5, quantize=quantize)
+    assert len(levels) == 5
+    # The last step leaves the noise level of the first time step around a clean latent of whole numbers.
+    assert (result - result.round()).abs().mean() < (published_ddim(oracle, NOISE, AB, 5) - CLEAN.round()).abs().mean()
+
+
 @pytest.mark.parametrize(
     ("steps", "count", "last"),
     [(1, 1, 1), (3, 4, 999), (7, 8, 995), (200, 200, 996), (300, 334, 999), (1000, 999, 999)],

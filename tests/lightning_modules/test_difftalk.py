@@ -256,6 +256,16 @@ def test_latents_are_normalised_before_the_training(root, tmp_path):
     )
 
 
+def test_a_channel_that_never_changes_keeps_its_scale(tmp_path):
+    model = tiny_model(normalise_latents=True)
+    with torch.no_grad():
+        for parameter in model.first_stage.parameters():
+            parameter.zero_()
+    model._measure_latents(torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8))
+    assert torch.equal(model.latent_std, torch.ones_like(model.latent_std))
+    assert model.encode(torch.zeros(1, 3, 32, 32)).isfinite().all()
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "dpm_solver", "unipc", "published"])
 def test_kept_pixels_are_the_targets_whatever_the_sampler(batch, sampler):
     model = alive(tiny_model()).eval()

@@ -25,6 +25,7 @@ from tests.heads import write_heads
 
 SIDE, N_FRAMES = 32, 12
 FEATURES = LogMel(4, 2)
+PUBLISHED = {"sampler": "published", "eta": 0.5, "temperature": 0.7, "noise_dropout": 0.3, "quantize_x0": True}
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_the_first_frame_with_a_face_is_the_reference(model, root):
         assert pipeline(model, reference_frame=0).plan(clip(root), voice(5)).reference == 0
 
 
-@pytest.mark.parametrize("options", [{}, {"noise": "random"}, {"eta": 0.7}, {"sampler": "published"}])
+@pytest.mark.parametrize("options", [{}, {"noise": "random"}, {"eta": 0.7}, PUBLISHED])
 def test_the_batch_size_changes_nothing(model, root, options):
     one = pipeline(model, batch_size=1, **options)(source=clip(root), audio=voice(5)).frames()
     many = pipeline(model, batch_size=4, **options)(source=clip(root), audio=voice(5)).frames()
@@ -197,6 +198,8 @@ def test_the_chosen_quality_reaches_the_file(model, root, tmp_path):
     [
         ({"sampler": "magic"}, "sampler=magic: choose one of published"),
         ({"sampler": "dpm_solver", "eta": 0.5}, "eta=0.5 is for"),
+        ({"temperature": 0.5}, "pipeline.temperature, noise_dropout and quantize_x0 are of pipeline.sampler=published"),
+        ({"sampler": "published", "noise_dropout": 1.0}, "pipeline.noise_dropout=1.0: give a share"),
         ({"batch_size": 0}, "pipeline.batch_size=0: give 1 or more"),
         ({"steps": 0}, "pipeline.steps=0: give 1 or more"),
         ({"steps": 1001}, "pipeline.steps=1001: give 1 to 1000"),
@@ -206,6 +209,16 @@ def test_wrong_settings_are_told_at_once(model, options, message):
     with pytest.raises(ConfigError) as told:
         pipeline(model, **options)
     assert str(told.value).startswith(message)
+
+
+def test_steps_that_do_not_divide_are_counted_aloud(model, caplog):
+    caplog.set_level("INFO")
+    pipeline(model, sampler="published", steps=7)
+    assert "7 steps do not divide the model's 1000: 8 are taken" in caplog.text
+    caplog.clear()
+    pipeline(model, sampler="published", steps=5)
+    pipeline(model, steps=7)
+    assert not caplog.text
 
 
 def test_what_is_missing_is_asked_for(model, root):
