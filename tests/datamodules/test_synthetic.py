@@ -16,7 +16,6 @@ from src.datamodules.preprocessing.measures import audio_visual_offset
 from src.datamodules.store import ClipStore, samples_of
 from src.datamodules.stored_alignment import stored_alignment
 from src.datamodules.synthetic import raster
-from src.datamodules.synthetic.average_face import average_face
 from src.datamodules.synthetic.clip import SyntheticClip, perform, synthesise_clip
 from src.datamodules.synthetic.dataset import make_synthetic
 from src.datamodules.synthetic.expression import BLENDSHAPES, Controls, blendshape_scores, deform, mouth_gap
@@ -29,6 +28,7 @@ from src.datamodules.synthetic.speech import PHONEMES, Utterance, articulate, ba
 from src.datamodules.synthetic.voice import CONTROL_RATE, SAMPLE_RATE, STEP, speak
 from src.errors import ConfigError, StoreError
 from src.face.alignment import MeanFaceAlignment, warp
+from src.face.average_face import average_face
 from src.face.landmarks import mouth_opening
 from src.face.topology import LEFT_EYE, RIGHT_EYE, STABLE
 from src.media.curves import audio_envelope

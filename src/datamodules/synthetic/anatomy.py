@@ -2,7 +2,7 @@
 
 What surrounds the face is built around the average face (`skull`, `ears`, `neck`) and bent with it into an identity's shape by
 `src.datamodules.synthetic.identity`; what lies inside it (`eyes`, `mouth`) is fitted to the bent face. Unit and axes:
-`src.datamodules.synthetic.average_face`.
+`src.face.average_face`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float, Float64
 from scipy.interpolate import PchipInterpolator
 
-from src.datamodules.synthetic.average_face import average_face
 from src.datamodules.synthetic.expression import Eyeball
 from src.datamodules.synthetic.mesh import Part, grid_triangles, grid_uv, slerp, smoothstep, unit
 from src.datamodules.synthetic.regions import LOWER_LID, LOWER_LIP, N_POINTS, UPPER_LID, UPPER_LIP, mirrored
+from src.face.average_face import average_face
 from src.face.topology import FACE_OVAL, LIPS_INNER, TESSELATION
 
 # The skull: an ellipsoid that passes within 4 % of the forehead and the temples of the average face.

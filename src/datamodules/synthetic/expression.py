@@ -2,7 +2,7 @@
 
 Most controls move a few hand-placed points; a minimal-curvature field (the discrete bi-Laplacian of the mesh is as small as possible)
 carries the rest of the skin along. The jaw turns about the axis through its joints with such a field as weight, lips never pass through
-each other, and lids slide on the eyeball. Unit and axes: `src.datamodules.synthetic.average_face`.
+each other, and lids slide on the eyeball. Unit and axes: `src.face.average_face`.
 """
 
 import functools
@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int
 
-from src.datamodules.synthetic.average_face import average_face
 from src.datamodules.synthetic.regions import (
     BROW,
     CHIN,
@@ -27,6 +26,7 @@ from src.datamodules.synthetic.regions import (
     both,
     mirrored,
 )
+from src.face.average_face import average_face
 from src.face.topology import FACE_OVAL, LEFT_EYE, LEFT_EYEBROW, RIGHT_EYE, RIGHT_EYEBROW, TESSELATION
 
 JAW_JOINT = np.array([0.0, 0.36, 1.05])

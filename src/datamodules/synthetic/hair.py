@@ -20,10 +20,10 @@ from src.datamodules.synthetic.anatomy import (
     canvas_grid,
     on_skull,
 )
-from src.datamodules.synthetic.average_face import average_face
 from src.datamodules.synthetic.brushes import Plane, Texels, mix, noise, smooth_closed, to_bytes
 from src.datamodules.synthetic.identity import Identity
 from src.datamodules.synthetic.mesh import Part, grid_triangles, slerp, smoothstep, unit
+from src.face.average_face import average_face
 from src.face.topology import FACE_OVAL
 
 # The hairline: elevation in degrees by azimuth, both seen from the skull's centre; azimuth 0 is in front. It dips at the sideburns, passes

@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int32, UInt8
 
 from src.datamodules.synthetic import anatomy, raster, textures
-from src.datamodules.synthetic.average_face import average_face
 from src.datamodules.synthetic.backdrop import paint_backdrop
 from src.datamodules.synthetic.clothes import clothing
 from src.datamodules.synthetic.expression import (
@@ -26,6 +25,7 @@ from src.datamodules.synthetic.mesh import Mesh, Part, assemble, smoothstep
 from src.datamodules.synthetic.pose import Pose, rotations
 from src.datamodules.synthetic.regions import LOWER_LID, N_POINTS, UPPER_LID, mirrored
 from src.datamodules.synthetic.skin import paint_skin
+from src.face.average_face import average_face
 
 UNIT = 0.2485  # distance between the pupils over the side of the picture
 EYES_AT = (0.5, 0.39)  # where the point between the eyes lies when the head is at rest

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 from scipy.spatial import KDTree
 
-from src.datamodules.synthetic.average_face import average_face
+from src.face.average_face import average_face
 
 N_POINTS = 468
 

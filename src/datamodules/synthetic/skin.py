@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from src.datamodules.synthetic.anatomy import CANVAS_SIZE, canvas, canvas_grid, canvas_texels
-from src.datamodules.synthetic.average_face import average_face
 from src.datamodules.synthetic.brushes import (
     Picture,
     Plane,
@@ -28,6 +27,7 @@ from src.datamodules.synthetic.brushes import (
 from src.datamodules.synthetic.identity import Identity
 from src.datamodules.synthetic.mesh import smoothstep, unit
 from src.datamodules.synthetic.regions import BROW, LOWER_LID, LOWER_LIP, UPPER_LID, UPPER_LIP, mirrored
+from src.face.average_face import average_face
 from src.face.topology import LIPS_OUTER
 
 _NOSTRIL = np.array([166, 79, 239, 238, 20, 60, 75, 59])
