@@ -105,19 +105,22 @@ class RegressorCrop:
     landmarks: Float64[np.ndarray, "68 2"]
 
 
-def five_points(points: Float[np.ndarray, "68 2"]) -> Float[np.ndarray, "5 2"]:
+def five_points(points: Float[np.ndarray, "*t 68 2"]) -> Float[np.ndarray, "*t 5 2"]:
     """Left eye, right eye, nose tip, left and right corner of the mouth, of 68 landmarks."""
-    eyes = np.stack([points[[36, 39]].mean(axis=0), points[[42, 45]].mean(axis=0)])
-    return np.concatenate([eyes, points[[30, 48, 54]]])
+    eyes = points[..., [[36, 39], [42, 45]], :].mean(axis=-2)
+    return np.concatenate([eyes, points[..., [30, 48, 54], :]], axis=-2)
 
 
-def standard_face_pose(points: Float[np.ndarray, "5 2"]) -> tuple[Float64[np.ndarray, "2"], float]:
+def standard_face_pose(
+    points: Float[np.ndarray, "5 2"], standard: Float[np.ndarray, "5 3"] = STANDARD_POINTS
+) -> tuple[Float64[np.ndarray, "2"], float]:
     """Shift and scale of the affine projection that brings the standard face closest to five points (least squares).
 
     Args:
         points: of `five_points`, y up.
+        standard: the five points of the standard face.
     """
-    design = np.concatenate([STANDARD_POINTS.astype(np.float64), np.ones((5, 1))], axis=1)
+    design = np.concatenate([standard.astype(np.float64), np.ones((5, 1))], axis=1)
     projection = np.linalg.lstsq(design, points.astype(np.float64), rcond=None)[0]  # x y z 1 -> x y
     scale = np.linalg.norm(projection[:3], axis=0).mean()
     return projection[3], float(scale)
@@ -129,6 +132,7 @@ def regressor_crop(
     *,
     size: int = REGRESSOR_SIZE,
     standard_scale: float = _REGRESSOR_SCALE,
+    standard: Float[np.ndarray, "5 3"] = STANDARD_POINTS,
 ) -> RegressorCrop:
     """The face shifted and scaled to where the regressor expects it; black outside the picture.
 
@@ -137,11 +141,12 @@ def regressor_crop(
         points: 68 landmarks, pixels of `picture`.
         size: side of the crop.
         standard_scale: pixels per unit of the standard face in the crop.
+        standard: the five points of the standard face.
     """
     height, width = picture.shape[:2]
     upward = points.copy()
     upward[:, 1] = height - 1 - upward[:, 1]
-    centre, found_scale = standard_face_pose(five_points(upward))
+    centre, found_scale = standard_face_pose(five_points(upward), standard)
     scale = standard_scale / found_scale
     new_width, new_height = int(width * scale), int(height * scale)
     left = int(new_width / 2 - size / 2 + (centre[0] - width / 2) * scale)
