@@ -17,12 +17,15 @@ SOME_FAILED = 1  # exit status: the other videos are written
 PRECISIONS = ("float32", "bfloat16", "float16")
 WEIGHTS = ("ema", "last")
 WORST_CRF = 51
+DOWNLOADED = ("liveportrait", "liveportrait_talker")  # methods that run on downloaded weights alone
 
 
 @command("sample")
 def main(cfg: DictConfig) -> None:
     """Load the checkpoint's pipeline, run it, write the file(s)."""
-    require_file(cfg.ckpt, "ckpt")
+    downloaded = downloaded_method(cfg)
+    if downloaded is None:
+        require_file(cfg.ckpt, "ckpt")
     for name, choices in (("precision", PRECISIONS), ("weights", WEIGHTS)):
         require_choice(name, cfg[name], choices)
     for name, least in (("seed", 0), ("n_batches", 1), ("crf", 1)):
@@ -34,13 +37,13 @@ def main(cfg: DictConfig) -> None:
     # Imported this late because it takes seconds: --help and mistakes answer at once.
     import torch
 
-    from src.checkpoint import load
+    from src.checkpoint import load, load_downloaded
     from src.media import Provenance
     from src.pipelines.loading import load_pipeline
     from src.pipelines.many import generate, read_jobs
     from src.pipelines.video import write
 
-    checkpoint = load(cfg.ckpt, cfg.weights)
+    checkpoint = load(cfg.ckpt, cfg.weights) if downloaded is None else load_downloaded(downloaded)
     jobs = None if cfg.inputs is None else read_jobs(cfg.inputs, cfg.split)
     pipeline = load_pipeline(checkpoint, device=cfg.device, compile=cfg.compile, options=own_options(cfg))
     provenance, out = Provenance(checkpoint.method, checkpoint.fingerprint), Path(cfg.out)
@@ -60,6 +63,12 @@ def main(cfg: DictConfig) -> None:
         )
     if made.failures:
         sys.exit(SOME_FAILED)
+
+
+def downloaded_method(cfg: DictConfig) -> str | None:
+    """The method of `pipeline=METHOD` where its downloaded weights are to be taken: there is no checkpoint given, and it has some."""
+    method = HydraConfig.get().runtime.choices.get("pipeline")
+    return method if cfg.ckpt is None and method in DOWNLOADED else None
 
 
 def own_options(cfg: DictConfig) -> dict[str, object]:

@@ -24,10 +24,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from src.adapters import difftalk, diffused_heads, liveportrait
+from src.adapters import difftalk, diffused_heads, liveportrait, liveportrait_talker
 from src.adapters.landmark_driven import load_diffusers_folder, release_config
 from src.errors import CheckpointError
 from src.media import atomic_path
+from src.model_files import models_dir
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,9 @@ PUBLISHED: dict[str, Callable[[Path, Weights], tuple[dict[str, Any], dict[str, T
     difftalk.METHOD: difftalk.load_official,
     difftalk.AUTOENCODER_METHOD: difftalk.load_official_autoencoder,
     liveportrait.METHOD: lambda path, _: liveportrait.load_official(path),  # has no average
+    liveportrait_talker.METHOD: lambda path, _: liveportrait_talker.load_official(path),  # has no average
 }
-FOLDERS = {liveportrait.METHOD}  # published as several files
+FOLDERS = {liveportrait.METHOD, liveportrait_talker.METHOD}  # published as several files, which can be downloaded
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,12 @@ def load_published(path: str | Path, method: str | None = None, weights: Weights
             raise
     config, state_dict = PUBLISHED[method](path, weights)
     return Checkpoint(path, method, state_dict, config)
+
+
+def load_downloaded(method: str) -> Checkpoint:
+    """Published weights of a method out of the folder that `tools/download_models.py` fills; CheckpointError names what is missing."""
+    config, state_dict = PUBLISHED[method](models_dir(), "last")
+    return Checkpoint(models_dir(), method, state_dict, config)
 
 
 def method_of(path: str | Path) -> str:
@@ -231,6 +239,8 @@ def _driven_by(checkpoint: Checkpoint) -> str:
     """What the method takes beside a face, as settings of `sample.py`: the others listen."""
     if checkpoint.method in (LANDMARK_DRIVEN, liveportrait.METHOD):
         return "driving=clip.mp4"
+    if checkpoint.method == liveportrait_talker.METHOD:
+        return "audio=speech.wav"
     knows_features = (checkpoint.config.get("pipeline") or {}).get("features")
     return "audio=speech.wav" if knows_features else "audio=speech.wav features=THOSE_OF_ITS_TRAINING"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from src.errors import VisemeError
-from src.model_files import MODEL_FILES, ModelFile, download, is_complete, model_path, models_dir
+from src.model_files import MODEL_FILES, ModelFile, download, files_of, is_complete, model_path, models_dir
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 FILE = ModelFile(
@@ -187,3 +187,35 @@ def test_the_tool_ends_a_failed_download_in_one_sentence(server, tmp_path):
     assert done.stderr.splitlines()[-1].startswith("error: face_landmarker.task: http://127.0.0.1:")
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+UNKNOWN = ModelFile("a.bin", FILE.url, None, "", "tests", "none")  # its publisher says nothing of it
+
+
+def test_a_file_without_a_published_sha256_is_noted_and_compared_afterwards(server, tmp_path):
+    path = download(UNKNOWN, tmp_path, mirror=server.address)
+    assert (tmp_path / "a.bin.sha256").read_text().split() == [hashlib.sha256(CONTENT).hexdigest()]
+    assert is_complete(UNKNOWN, path)
+    path.write_bytes(CONTENT[:-1])
+    assert not is_complete(UNKNOWN, path)
+    server.content = CONTENT[::-1]
+    with pytest.raises(VisemeError, match=r"sha256 .*, not .*; it was removed"):
+        download(UNKNOWN, tmp_path, mirror=server.address)
+    server.content = CONTENT
+    assert is_complete(UNKNOWN, download(UNKNOWN, tmp_path, mirror=server.address))
+
+
+def test_a_size_alone_is_compared_too(server, tmp_path):
+    server.content = CONTENT + b"more"
+    sized = ModelFile("a.bin", FILE.url, len(CONTENT), "", "tests", "none")
+    with pytest.raises(VisemeError, match=f"has {len(CONTENT) + 4} bytes, not {len(CONTENT)}; it was removed"):
+        download(sized, tmp_path, mirror=server.address)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_file_of_the_talker_has_an_address_and_is_fetched_on_request():
+    names = files_of("liveportrait_talker")
+    assert len(names) == 7
+    assert set(files_of("liveportrait")) < set(names)
+    assert all(MODEL_FILES[name].on_request and MODEL_FILES[name].url.endswith(name) for name in names)
+    assert files_of("difftalk") == []

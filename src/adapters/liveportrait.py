@@ -116,11 +116,11 @@ def load_official(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         CheckpointError: files are missing, damaged, or of another model; all missing ones are named.
     """
     folder = Path(path)
-    found = {file: _find(folder, file) for file in FILES}
+    found = {file: find_file(folder, file) for file in FILES}
     if missing := [file for file, place in found.items() if place is None]:
         raise CheckpointError(
             f"{folder}: LivePortrait consists of five files, of which {', '.join(f'{name}.pth' for name in missing)} "
-            "cannot be found: fetch them from huggingface.co/KwaiVGI/LivePortrait and give the folder they lie in."
+            f"cannot be found: fetch them with python tools/download_models.py method={METHOD}, or give the folder they lie in."
         )
     files = {file: _read(place) for file, place in found.items() if place is not None}
     state_dict = from_official(files)
@@ -128,8 +128,8 @@ def load_official(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"model": model, "pipeline": {"_target_": "src.pipelines.liveportrait.LivePortraitPipeline"}}, state_dict
 
 
-def _find(folder: Path, file: str) -> Path | None:
-    """Where a file lies in a folder."""
+def find_file(folder: Path, file: str) -> Path | None:
+    """Where one of `FILES` lies in a folder; None where it does not."""
     below = ("", "base_models", "retargeting_models", "liveportrait/base_models", "liveportrait/retargeting_models")
     places = (folder / sub / f"{file}{suffix}" for sub in below for suffix in (".pth", ".safetensors"))
     return next((place for place in places if place.is_file()), None)

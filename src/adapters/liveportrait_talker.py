@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from src.adapters import liveportrait
 from src.adapters.inert import StoredTensor, TorchArchive
 from src.adapters.renaming import rename
 from src.errors import CheckpointError
@@ -27,6 +28,8 @@ from src.nn.retinaface import RetinaFace
 Module = TypeVar("Module", bound=nn.Module)
 
 METHOD = "liveportrait_talker"
+SADTALKER_FILE = "SadTalker_V0.0.2_256.safetensors"
+MAPPING_FILE = "mappingnet_basic_64inp_onlylip.pt"
 
 EXP_NET, FACE_REGRESSOR, POSE_VAE = "audio2exp.", "face_3drecon.", "audio2pose."  # prefixes in SadTalker's file
 MAPPING_NET = "mappingnet."  # prefix in a training checkpoint
@@ -190,6 +193,46 @@ def pose_vae_from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 # --- files
+
+
+def load_official(path: str | Path, *, mapping: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration groups and state dict of `TalkingPortrait` from a folder with LivePortrait's five files, SadTalker's and MappingNet's.
+
+    They may lie beside each other, as `tools/download_models.py` puts them, or in the folders of the original.
+
+    Args:
+        path: the folder.
+        mapping: False: without the weights of MappingNet, whose file then may be missing.
+
+    Raises:
+        CheckpointError: files are missing, damaged, or of another model; all missing ones are named.
+    """
+    folder = Path(path)
+    wanted = (SADTALKER_FILE, MAPPING_FILE) if mapping else (SADTALKER_FILE,)
+    places = {name: place for name in wanted if (place := _place(folder, name))}
+    renderer = [f"{name}.pth" for name in liveportrait.FILES if liveportrait.find_file(folder, name) is None]
+    if missing := [*renderer, *(name for name in wanted if name not in places)]:
+        raise CheckpointError(
+            f"{folder} lacks {', '.join(missing)}: fetch what is missing with python tools/download_models.py method={METHOD}, "
+            "or give the folder that the files lie in."
+        )
+    config, state_dict = liveportrait.load_official(folder)
+    parts: dict[str, nn.Module] = {
+        "exp_net": load_exp_net(places[SADTALKER_FILE]),
+        "face_regressor": load_face_regressor(places[SADTALKER_FILE]),
+    }
+    model = config["model"] | {"_target_": "src.nn.liveportrait_talker.TalkingPortrait"}
+    if mapping:
+        parts["mapping_net"] = load_mapping_net(places[MAPPING_FILE])
+        model["mapping"] = mapping_net_arguments(parts["mapping_net"].state_dict())
+    state_dict |= {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    pipeline = {"_target_": "src.pipelines.liveportrait_talker.LivePortraitTalkerPipeline"}
+    return {"model": model, "pipeline": pipeline}, state_dict
+
+
+def _place(folder: Path, name: str) -> Path | None:
+    """Where a file lies in a folder; None where it does not."""
+    return next((path for path in (folder / name, folder / "sadtalker" / name) if path.is_file()), None)
 
 
 def load_exp_net(path: str | Path) -> ExpNet:

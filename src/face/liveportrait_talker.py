@@ -11,6 +11,8 @@ from PIL import Image
 from scipy.signal import savgol_filter
 
 from src.errors import FaceError
+from src.face.geometry import invert, transform_points
+from src.face.landmarks import smooth, to_ibug68
 from src.media.fixed_point import resize_fixed_point
 
 CROP_SIZE = 256  # of the rendered face
@@ -86,6 +88,47 @@ def face_rectangle(points: Float[np.ndarray, "68 2"], size: tuple[int, int]) -> 
     if left >= right or top >= bottom:
         raise FaceError("The face lies outside the picture: give a picture that shows it whole.")
     return left, top, right, bottom
+
+
+class TalkerAlignment:
+    """SadTalker's crop, `face_rectangle` squeezed to a square, by MediaPipe's landmarks; see `src.face.alignment.Alignment`.
+
+    Args:
+        size: side of the crop.
+        smoothing: of a video's rectangles along time, standard deviation in frames; the original's tremble.
+    """
+
+    def __init__(self, size: int = 512, *, smoothing: float | int = 6.0) -> None:
+        self.size = (size, size)
+        self.smoothing = float(smoothing)
+
+    def fit(self, landmarks: Float[np.ndarray, "t n d"], frame_size: tuple[int, int]) -> Float64[np.ndarray, "t 3 3"]:
+        """Frame pixels -> crop pixels of every frame; FaceError where a face lies outside."""
+        points = to_ibug68(landmarks[..., :2])
+        rectangles = np.array([face_rectangle(face, frame_size) for face in points], np.float64)
+        return crop_matrices(np.rint(smooth(rectangles, self.smoothing)), self.size[0])
+
+
+def crop_matrices(rectangles: Float[np.ndarray, "t 4"], side: int) -> Float64[np.ndarray, "t 3 3"]:
+    """Frame pixels -> pixels of squares that rectangles (left, top, right, bottom) are squeezed to."""
+    corner, extent = rectangles[:, :2], rectangles[:, 2:] - rectangles[:, :2]
+    matrices = np.zeros((len(rectangles), 3, 3))
+    matrices[:, [0, 1], [0, 1]] = side / extent
+    matrices[:, :2, 2] = (0.5 - corner) * side / extent - 0.5  # pixel centres lie at integers
+    matrices[:, 2, 2] = 1
+    return matrices
+
+
+def cropped_rectangles(matrices: Float[np.ndarray, "t 3 3"], side: int) -> Int64[np.ndarray, "t 4"]:
+    """The rectangles that upright crops show, to the nearest pixel; inverse of `crop_matrices`."""
+    corners = np.tile(np.array([[-0.5, -0.5], [side - 0.5, side - 0.5]]), (len(matrices), 1, 1))
+    return np.rint(transform_points(corners, invert(matrices)) + 0.5).astype(np.int64).reshape(-1, 4)
+
+
+def frontality(points: Float[np.ndarray, "68 2"]) -> float:
+    """1 for a face seen from the front, towards 0 for a profile: distances of the nose to the jaw's ends, the shorter by the longer."""
+    distances = np.linalg.norm(points[[0, 16]] - points[30], axis=1)
+    return float(distances.min() / max(distances.max(), 1e-6))
 
 
 @dataclass(frozen=True)

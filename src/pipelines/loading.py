@@ -66,13 +66,14 @@ def load_pipeline(
             f"{str(error).splitlines()[1].strip()}"
         ) from error
     model.eval().requires_grad_(False).to(pick_device(device))
-    if compile:
-        for network in model.children():
-            network.compile()
     settings = checkpoint.config["pipeline"]
     check_targets(settings)
     known = set(inspect.signature(get_class(settings["_target_"])).parameters) - {"model"}
     if unknown := set(options or {}) - known:
         raise ConfigError(f"{checkpoint.method} has no option {min(unknown)!r}; there are: {', '.join(sorted(known))}.")
     log.info("loaded %s (%s weights of %s)", checkpoint.path, weights, checkpoint.method)
-    return instantiate({**settings, **(options or {})}, model=model)
+    pipeline = instantiate({**settings, **(options or {})}, model=model)
+    if compile:
+        for network in pipeline.model.children():
+            network.compile()
+    return pipeline

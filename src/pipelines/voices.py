@@ -1,7 +1,9 @@
 """What a user gives as voice -> speech features and sound."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32
@@ -15,6 +17,8 @@ from src.media import read_audio
 from src.pipelines.sources import stored_clip
 
 log = logging.getLogger(__name__)
+
+Read = TypeVar("Read")
 
 SILENCE = 1e-3  # loudest sample of a sound that counts as silent: -60 dB
 
@@ -32,11 +36,34 @@ def choose_voice(
     Raises:
         ConfigError: only the source could bring a voice, and it has none.
     """
+    return _of_voice(source, audio, driving, lambda voice: read_voice(voice, features, dim, audio_emb))
+
+
+def choose_sound(
+    source: str | Path | Clip | np.ndarray,
+    audio: str | Path | Clip | np.ndarray | None,
+    driving: str | Path | Clip | None,
+) -> tuple[Float32[np.ndarray, " s"], Path | Float32[np.ndarray, " s"]]:
+    """16 kHz samples of the sound that `choose_voice` would choose, for methods with features of their own; and the sound as it was given.
+
+    Raises:
+        ConfigError: only the source could bring a voice, and it has none.
+    """
+    return _of_voice(source, audio, driving, _read_sound)
+
+
+def _of_voice(
+    source: str | Path | Clip | np.ndarray,
+    audio: str | Path | Clip | np.ndarray | None,
+    driving: str | Path | Clip | None,
+    read: Callable[[str | Path | Clip | np.ndarray], Read],
+) -> Read:
+    """What `read` gives of the sound that was given, else of the driving clip, else of the source."""
     voice = next((given for given in (audio, driving) if given is not None), source)
     if isinstance(voice, np.ndarray) and voice.ndim != 1:
         raise ConfigError("this method needs a voice: give audio=FILE.")
     try:
-        return read_voice(voice, features, dim, audio_emb)
+        return read(voice)
     except MediaError as error:
         if voice is source and (stored_clip(source) is not None or Path(str(source)).is_file()):
             raise ConfigError(f"source={source} brings no voice: give audio=FILE.") from error
@@ -62,22 +89,31 @@ def read_voice(
         FeatureError: the sound is shorter than a frame, or its features cannot be computed.
         MediaError, StoreError: a file cannot be read.
     """
-    clip = stored_clip(voice)
-    if isinstance(voice, np.ndarray):
-        name, samples = "the given sound", voice
-    elif clip is not None:
-        name, samples = f"clip {clip.id}", clip.audio()
-    else:
-        name, samples = str(voice), read_audio(Path(str(voice)), SAMPLE_RATE)
-    if len(samples) and np.abs(samples).max() < SILENCE:
-        log.warning("audio: %s is silent; the mouth will hardly move", name)
-    rows = _rows(clip, samples, features, audio_emb)
+    samples, _ = _read_sound(voice)
+    rows = _rows(stored_clip(voice), samples, features, audio_emb)
     if rows.shape[1] != dim:
         raise ConfigError(
             f"the speech features have {rows.shape[1]} numbers per frame, the model was trained with {dim}: choose the "
             "features=... of its training."
         )
     return rows, samples
+
+
+def _read_sound(
+    voice: str | Path | Clip | Float32[np.ndarray, " s"],
+) -> tuple[Float32[np.ndarray, " s"], Path | Float32[np.ndarray, " s"]]:
+    """16 kHz samples, and the file they are from, where there is one; a warning where they are silent."""
+    clip = stored_clip(voice)
+    if isinstance(voice, np.ndarray):
+        name, samples, given = "the given sound", voice, voice
+    elif clip is not None:
+        name, samples, given = f"clip {clip.id}", clip.audio(), clip.audio_path
+    else:
+        given = Path(str(voice))
+        name, samples = str(voice), read_audio(given, SAMPLE_RATE)
+    if len(samples) and np.abs(samples).max() < SILENCE:
+        log.warning("audio: %s is silent; the mouth will hardly move", name)
+    return samples, given
 
 
 def _rows(

@@ -12,6 +12,7 @@ from src.nn.liveportrait_talker.mapping_net import (
 )
 from src.nn.liveportrait_talker.pose_vae import PoseVAE
 from src.nn.liveportrait_talker.speech_encoder import SpeechEncoder
+from src.nn.liveportrait_talker.talking_portrait import TalkingPortrait
 
 __all__ = [
     "INFERENCE_WINDOW",
@@ -21,6 +22,7 @@ __all__ = [
     "MappingNet",
     "PoseVAE",
     "SpeechEncoder",
+    "TalkingPortrait",
     "coefficient_windows",
     "lip_loss",
     "lip_targets",
