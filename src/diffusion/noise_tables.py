@@ -17,13 +17,17 @@ def scaled_linear_betas(
     return torch.linspace(start**0.5, end**0.5, n_timesteps, dtype=torch.float64).square()
 
 
-def noise_tables(betas: Float[Tensor, " n"]) -> dict[str, Float[Tensor, " n"]]:
-    """Float32 tables, computed in float64: of x_t given x_0, of x_0 given noise, and of the posterior q(x_{t-1} | x_t, x_0).
+def noise_tables(betas: Float[Tensor, " n"], precision: torch.dtype = torch.float64) -> dict[str, Float[Tensor, " n"]]:
+    """Float32 tables of x_t given x_0, of x_0 given noise, and of the posterior q(x_{t-1} | x_t, x_0).
 
-    posterior_variance = beta (1 - ab_prev) / (1 - ab)                                    (equation 7)
-    posterior_mean = posterior_mean_coef1 x_0 + posterior_mean_coef2 x_t
+        posterior_variance = beta (1 - ab_prev) / (1 - ab)                                    (equation 7)
+        posterior_mean = posterior_mean_coef1 x_0 + posterior_mean_coef2 x_t
+
+    Args:
+        betas: of all time steps.
+        precision: of the computation.
     """
-    betas = betas.double()
+    betas = betas.to(precision)
     alphas = 1 - betas
     ab = alphas.cumprod(0)
     ab_prev = torch.cat([ab.new_ones(1), ab[:-1]])

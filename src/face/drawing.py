@@ -72,8 +72,9 @@ def draw_points(
     *,
     colour: tuple[int, int, int] = (0, 255, 0),
     radius: int = 1,
+    disc: bool = False,
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Copies of the frames with a square dot at every finite point, for looking at."""
+    """Copies of the frames with a dot at every finite point: a square, or a disc without anti-aliasing."""
     canvas = frames.copy()
     height, width = canvas.shape[1:3]
     finite = np.isfinite(points).all(axis=-1)
@@ -81,6 +82,8 @@ def draw_points(
     centres = np.floor(points[finite] + 0.5).astype(np.int64)
     reach = np.arange(-radius, radius + 1)
     offsets = np.stack(np.meshgrid(reach, reach), axis=-1).reshape(-1, 2)
+    if disc:
+        offsets = offsets[(offsets**2).sum(axis=1) <= radius**2]
     dots = (centres[:, None] + offsets).reshape(-1, 2)
     times = np.repeat(times, len(offsets))
     inside = ((dots >= 0) & (dots < (width, height))).all(axis=-1)

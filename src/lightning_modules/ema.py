@@ -5,6 +5,8 @@ import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
+from src.errors import require_least
+
 
 class ExponentialMovingAverage(WeightAveraging):
     """Averages the weights after every optimiser step; validation, checkpoints' `state_dict` and samples use the average.
@@ -53,17 +55,24 @@ class ExponentialMovingAverage(WeightAveraging):
 
 
 class LatentDiffusionAverage(ExponentialMovingAverage):
-    """The average of latent-diffusion, and so of DiffTalk, which starts from the initial weights.
+    """The average of latent-diffusion, and so of DiffTalk and MToV, which starts from the initial weights.
 
-        decay(n) = min((1 + n) / (10 + n), max_decay)   at the n-th optimiser step
+        decay(n) = min((1 + n) / (10 + n), max_decay)   at the n-th update
 
     Args:
-        max_decay: approached from below; 0.9999 is reached after 90 000 steps.
+        max_decay: approached from below; 0.9999 is reached after 90 000 updates.
         device: where the average is kept, e.g. "cpu" to save GPU memory; None: beside the weights.
+        every_n_steps: optimiser steps between two updates; MToV has 25.
     """
 
-    def __init__(self, max_decay: float = 0.9999, device: str | None = None) -> None:
+    def __init__(self, max_decay: float = 0.9999, device: str | None = None, every_n_steps: int = 1) -> None:
         super().__init__(max_decay=max_decay, device=device)
+        require_least("callbacks.ema.every_n_steps", every_n_steps, 1)
+        self.every_n_steps = every_n_steps
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """After every n-th optimiser step; `step_idx` counts from 0."""
+        return step_idx is not None and (step_idx + 1) % self.every_n_steps == 0
 
     def decay(self, step: int) -> float:
         """Decay of the update that makes the average one of `step` models, the initial one included."""
@@ -74,3 +83,16 @@ class LatentDiffusionAverage(ExponentialMovingAverage):
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
             self._average_model.n_averaged.fill_(1)
+
+
+class ConstantAverage(LatentDiffusionAverage):
+    """The average of EDGE, and so of AToM: the same decay at every step, from the initial weights on.
+
+    Args:
+        max_decay: the decay; with 0.9999 the initial weights, which are random, still have a third of the weight after 11 000 steps.
+        device: where the average is kept, e.g. "cpu" to save GPU memory; None: beside the weights.
+    """
+
+    def decay(self, step: int) -> float:
+        """Always the same."""
+        return self.max_decay

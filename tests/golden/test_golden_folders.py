@@ -10,7 +10,6 @@ from tests.golden.conftest import GOLDEN_DIR
 NOT_BUILT_YET = {
     "evaluation",
     "liveportrait",
-    "moditalker_atom",
     "moditalker_mtov",
 }
 

@@ -1,0 +1,78 @@
+"""Adan, the optimiser that AToM was trained with; no library that this project uses has it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from src.errors import ConfigError
+
+
+class Adan(Optimizer):
+    """Adaptive Nesterov momentum (Xie et al., arXiv:2208.06677, algorithm 1), in the form that EDGE and AToM use.
+
+    With the gradient g, its difference d from the last one, and k the number of the step from 1 on:
+
+        m <- (1 - b1) m + b1 g,   v <- (1 - b2) v + b2 d,   n <- (1 - b3) n + b3 (g + (1 - b2) d)^2,   c_i = 1 / (1 - (1 - b_i)^k)
+        theta <- (theta - lr / (sqrt(c3 n) + eps) (c1 m + (1 - b2) c2 v)) / (1 + lr weight_decay)
+
+    In the first step, which knows no difference yet, m, v and n stay 0 but k counts, as there. A parameter without a gradient stays.
+
+    Args:
+        params: parameters, or groups of them.
+        lr: learning rate.
+        betas: b1, b2, b3: the share of the new value, not of the old one as elsewhere.
+        eps: against division by zero.
+        weight_decay: decoupled, applied last.
+
+    Raises:
+        ConfigError: a number out of its range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 4e-4,
+        betas: Sequence[float] = (0.02, 0.08, 0.01),
+        eps: float = 1e-8,
+        weight_decay: float = 0.02,
+    ) -> None:
+        if lr < 0 or eps < 0 or weight_decay < 0 or len(betas) != 3 or not all(0 < b < 1 for b in betas):
+            raise ConfigError(
+                f"Adan: lr={lr}, eps={eps} and weight_decay={weight_decay} must not be negative, and the three betas={list(betas)} "
+                "must lie between 0 and 1."
+            )
+        super().__init__(params, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # ty: ignore[incompatible-method-override]
+        """One step for all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+        return loss
+
+    def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            state |= {name: torch.zeros_like(parameter) for name in ("m", "v", "n")}
+        b1, b2, b3 = group["betas"]
+        m, v, n = state["m"], state["v"], state["n"]
+        if state["step"]:
+            difference = grad - state["last_grad"]
+            m.lerp_(grad, b1)
+            v.lerp_(difference, b2)
+            n.lerp_((grad + (1 - b2) * difference).square(), b3)
+        state["step"] += 1
+        c1, c2, c3 = (1 / (1 - (1 - b) ** state["step"]) for b in (b1, b2, b3))
+        rate = group["lr"] / ((c3 * n).sqrt() + group["eps"])
+        parameter.sub_(rate * (c1 * m + (1 - b2) * c2 * v)).div_(1 + group["lr"] * group["weight_decay"])
+        state["last_grad"] = grad.clone()
