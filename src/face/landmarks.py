@@ -93,15 +93,20 @@ def mouth_opening(landmarks: Float[np.ndarray, "*t n d"]) -> Float[np.ndarray, "
     return gap / inter_ocular_distance(landmarks)
 
 
-def eye_aspect_ratio(landmarks: Float[np.ndarray, "*t n d"]) -> Float[np.ndarray, " *t"]:
-    """Height over width of the eye opening, mean of both eyes: about 0.3 open, below 0.15 closed.
+def eye_aspect_ratios(landmarks: Float[np.ndarray, "*t n d"]) -> Float[np.ndarray, "*t 2"]:
+    """Height over width of the opening of the left and of the right eye (sides of the picture): about 0.3 open, below 0.15 closed.
 
     (|p1 - p5| + |p2 - p4|) / (2 |p0 - p3|) of the six iBUG points of an eye (Soukupova and Cech, 2016).
     """
     eyes = to_ibug68(landmarks)[..., _IBUG68_EYES, :]  # *t eye point d
     heights = np.linalg.norm(eyes[..., [1, 2], :] - eyes[..., [5, 4], :], axis=-1).sum(axis=-1)
     widths = np.linalg.norm(eyes[..., 0, :] - eyes[..., 3, :], axis=-1)
-    return (heights / (2 * widths)).mean(axis=-1)
+    return heights / (2 * widths)
+
+
+def eye_aspect_ratio(landmarks: Float[np.ndarray, "*t n d"]) -> Float[np.ndarray, " *t"]:
+    """Mean of `eye_aspect_ratios` over both eyes."""
+    return eye_aspect_ratios(landmarks).mean(axis=-1)
 
 
 def eye_centres(landmarks: Float[np.ndarray, "*t n d"]) -> Float[np.ndarray, "*t 2 d"]:

@@ -63,6 +63,43 @@ def _bridged(ratio: Float[np.ndarray, " t"]) -> Float[np.ndarray, " n"]:
     return np.interp(frames, frames[known], ratio[known].astype(np.float64))
 
 
+CLOSED = 0.2  # ratio below which the detector as you go takes the eyes for shut
+CLOSED_FRAMES = 2  # in a row, for a blink
+TOLERANCE = 0.01  # changes of the ratio below this are none
+
+
+class OnlineBlinkDetector:
+    """Finds blinks frame by frame, for live video: give it each frame's ratio, and it tells a blink's length where it ends."""
+
+    def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        self._found, self._last, self._frames, self._closed = False, 0.0, 0, 0
+
+    def __call__(self, ratio: float) -> int | None:
+        """Length in frames of the blink that ends with this frame, from where the ratio began to fall; None otherwise."""
+        self._frames += 1
+        if self._found and ratio - self._last > TOLERANCE and ratio > CLOSED:
+            length = self._frames
+            self._forget()
+            self._last = ratio
+            return length
+        if not self._found:
+            self._look_for_closing(ratio)
+        self._last = ratio
+        return None
+
+    def _look_for_closing(self, ratio: float) -> None:
+        if ratio < CLOSED:
+            self._closed += 1
+        else:
+            self._closed = 0
+            if abs(self._last - ratio) < TOLERANCE or ratio > self._last:
+                self._frames = 0
+        self._found = self._closed >= CLOSED_FRAMES
+
+
 class Blinks(Metric):
     """Blinks per second and their mean length over all clips; the closer to the real videos' values, the better.
 

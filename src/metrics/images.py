@@ -3,6 +3,8 @@
 Images are uint8 (0..255) or float in [0, 1]. The states are sums, so that ranks and chunks of a video can be merged in any order.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
@@ -19,20 +21,25 @@ Images = UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"]
 
 def psnr(generated: Images, reference: Images) -> Float[Tensor, " b"]:
     """Peak signal-to-noise ratio of each image in dB, 10 log10(1 / MSE) over pixels and channels, at most 100."""
-    x, y = _unit_range(generated), _unit_range(reference)
+    x, y = unit_range(generated), unit_range(reference)
     mse = (x - y).square().double().mean(dim=(1, 2, 3))
     return (-10 * mse.log10()).clamp(max=PSNR_CAP).float()
 
 
-def ssim(generated: Images, reference: Images) -> Float[Tensor, " b"]:
-    """Structural similarity of each image, Gaussian 11x11 window, reflected borders, mean over pixels and channels.
+def ssim(
+    generated: Images, reference: Images, border: Literal["reflected", "left_out"] = "reflected"
+) -> Float[Tensor, " b"]:
+    """Structural similarity of each image, Gaussian 11x11 window, mean over pixels and channels.
 
     SSIM = (2 mu_x mu_y + C1)(2 s_xy + C2) / ((mu_x^2 + mu_y^2 + C1)(s_x^2 + s_y^2 + C2))   (Wang et al. 2004, equation 13)
 
     The value of torchmetrics' `structural_similarity_index_measure(data_range=1.0)`, four times as fast on a CPU: the window is separable,
     and only the sum of the two variances is needed. Variances are differences of large numbers: neither autocast nor TF32 may touch them.
+
+    Args:
+        border: `left_out` counts only pixels whose window lies inside the picture, as MATLAB and scikit-image do: 0.01 more.
     """
-    x, y = _unit_range(generated), _unit_range(reference)
+    x, y = unit_range(generated), unit_range(reference)
     if min(x.shape[-2:]) <= SSIM_RADIUS:
         raise ValueError(f"SSIM needs images of at least {SSIM_RADIUS + 1} pixels a side, found {tuple(x.shape[-2:])}.")
     if x.is_cuda:
@@ -43,10 +50,12 @@ def ssim(generated: Images, reference: Images) -> Float[Tensor, " b"]:
         covariance = _window_mean(x * y) - mu_xy
         variances = (_window_mean(x.square() + y.square()) - mu_xx_yy).clamp(min=0)
     similarity = (2 * mu_xy + SSIM_C1) * (2 * covariance + SSIM_C2) / ((mu_xx_yy + SSIM_C1) * (variances + SSIM_C2))
+    if border == "left_out":
+        similarity = similarity[..., SSIM_RADIUS:-SSIM_RADIUS, SSIM_RADIUS:-SSIM_RADIUS]
     return similarity.double().mean(dim=(1, 2, 3)).float()
 
 
-def _unit_range(images: Images) -> Float[Tensor, "b c h w"]:
+def unit_range(images: Images) -> Float[Tensor, "b c h w"]:
     """Images as float in [0, 1]; a ValueError for floats of another range, which would give plausible but wrong scores."""
     if images.dtype == torch.uint8:
         return images.float() / 255
@@ -69,7 +78,7 @@ def _window_mean(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     return planes.reshape(b, c, h, w)
 
 
-class _ImageMean(Metric):
+class ImageMean(Metric):
     """Mean over all images of a value per image."""
 
     full_state_update = False
@@ -90,7 +99,7 @@ class _ImageMean(Metric):
         return (self.total / self.count).float()
 
 
-class PSNR(_ImageMean):
+class PSNR(ImageMean):
     """Peak signal-to-noise ratio in dB, higher is better: per image, capped at 100 dB, then the mean over images."""
 
     higher_is_better = True
@@ -100,7 +109,7 @@ class PSNR(_ImageMean):
         self._add(psnr(generated, reference))
 
 
-class SSIM(_ImageMean):
+class SSIM(ImageMean):
     """Structural similarity, at most 1, higher is better: per image, then the mean over images."""
 
     higher_is_better = True

@@ -6,7 +6,6 @@ with the paper, `flow_magnitude` and `frame_mse` are the plain quantities. Lower
 video's value belongs beside each.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from types import ModuleType
 
@@ -58,36 +57,64 @@ def smoothness(frames: UInt8[np.ndarray, "t h w 3"]) -> Smoothness:
     Raises:
         ConfigError: OpenCV, whose Farneback flow these are defined by, lacks a system library.
     """
-    coloured, wrapped, magnitude, squared = _Moments(), _Moments(), _Moments(), _Moments()
-    for values in _pairs(frames):
-        for moments, pixels in zip((coloured, wrapped, magnitude, squared), values, strict=True):
-            moments.add(pixels)
-    return Smoothness(
-        ofm=coloured.mean,
-        ofm_std=coloured.std,
-        f_mse=wrapped.mean,
-        f_mse_std=wrapped.std,
-        flow_magnitude=magnitude.mean,
-        frame_mse=squared.mean,
-    )
+    meter = SmoothnessMeter()
+    meter.add(frames)
+    return meter.result()
 
 
-def _pairs(frames: UInt8[np.ndarray, "t h w 3"]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """For every frame and the one before: coloured flow, squares in bytes, magnitude of the flow in pixels, squares."""
-    cv2 = _opencv()
-    before: np.ndarray | None = None
-    for frame in frames:
-        # No averaging where the picture shrinks, and BGR: both as the original has it.
-        picture = cv2.resize(np.ascontiguousarray(frame[..., ::-1]), (SIDE, SIDE))
-        if before is not None:
-            greys = (cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in (before, picture))
-            flow = cv2.calcOpticalFlowFarneback(*greys, None, **FARNEBACK)
-            magnitude = cv2.cartToPolar(flow[..., 0], flow[..., 1])[0]
-            stretched = cv2.normalize(magnitude, None, 0, 255, cv2.NORM_MINMAX)
-            coloured = cv2.applyColorMap(stretched.astype(np.uint8), cv2.COLORMAP_JET)
-            difference = picture - before  # bytes, modulo 256
-            yield coloured, difference * difference, magnitude, (picture.astype(np.float64) - before) ** 2
-        before = picture
+class SmoothnessMeter:
+    """Measures a video as its frames come.
+
+    Args:
+        flow: measure the optical flow, too, which takes most of the time; without, its numbers are NaN.
+
+    Raises:
+        ConfigError: OpenCV, whose resizing and flow these numbers are defined by, lacks a system library.
+    """
+
+    def __init__(self, flow: bool = True) -> None:
+        self._cv2 = _opencv()
+        self._flow = flow
+        self._before: np.ndarray | None = None
+        self._coloured, self._wrapped, self._magnitude, self._squared = (_Moments() for _ in range(4))
+
+    def add(self, frames: UInt8[np.ndarray, "t h w 3"]) -> None:
+        """See the next frames, RGB."""
+        for frame in frames:
+            # No averaging where the picture shrinks, and BGR: both as the original has it.
+            picture = self._cv2.resize(np.ascontiguousarray(frame[..., ::-1]), (SIDE, SIDE))
+            if self._before is not None:
+                self._compare(self._before, picture)
+            self._before = picture
+
+    def _compare(self, before: np.ndarray, picture: np.ndarray) -> None:
+        difference = picture - before  # bytes, modulo 256
+        self._wrapped.add(difference * difference)
+        self._squared.add((picture.astype(np.float64) - before) ** 2)
+        if self._flow:
+            coloured, magnitude = self._flow_of(before, picture)
+            self._coloured.add(coloured)
+            self._magnitude.add(magnitude)
+
+    def _flow_of(self, before: np.ndarray, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The flow's magnitude as colours of its stretched range, and in pixels."""
+        cv2 = self._cv2
+        greys = (cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in (before, picture))
+        flow = cv2.calcOpticalFlowFarneback(*greys, None, **FARNEBACK)
+        magnitude = cv2.cartToPolar(flow[..., 0], flow[..., 1])[0]
+        stretched = cv2.normalize(magnitude, None, 0, 255, cv2.NORM_MINMAX)
+        return cv2.applyColorMap(stretched.astype(np.uint8), cv2.COLORMAP_JET), magnitude
+
+    def result(self) -> Smoothness:
+        """The numbers of what was seen."""
+        return Smoothness(
+            ofm=self._coloured.mean,
+            ofm_std=self._coloured.std,
+            f_mse=self._wrapped.mean,
+            f_mse_std=self._wrapped.std,
+            flow_magnitude=self._magnitude.mean,
+            frame_mse=self._squared.mean,
+        )
 
 
 def _opencv() -> ModuleType:
