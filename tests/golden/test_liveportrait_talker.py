@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from scipy.io import loadmat
 from torch import Tensor, nn
 
@@ -80,7 +81,7 @@ from src.nn.liveportrait_talker.mapping_net import (
 from src.nn.liveportrait_talker.pose_vae import CHUNK
 from src.nn.retinaface import MEAN, RetinaFace, anchors, detections
 from src.pipelines.head_pose_cache import read_rotations, write_rotations
-from tests.golden.conftest import GOLDEN_DIR, GoldenCase, golden_cases
+from tests.golden.conftest import GOLDEN_DIR, GoldenCase, golden_cases, load_case
 
 FOLDER = GOLDEN_DIR / "liveportrait_talker"
 
@@ -119,12 +120,28 @@ def manifest_shapes(network: str, prefix: str = "") -> dict[str, Sequence[int]]:
     return {key.removeprefix(prefix): value["shape"] for key, value in keys.items()}
 
 
-def recipe_weights(
-    case: GoldenCase, shapes: Mapping[str, Sequence[int]], gain: float | None = None
-) -> dict[str, Tensor]:
-    """The weights that the recipe of the case makes; integer tensors are batch norm's counters, which have no axes."""
-    salt = case.meta["recipe_salt"]
-    gain = case.meta["recipe_gain"] if gain is None else gain
+def weights_of(case: GoldenCase, shapes: Mapping[str, Sequence[int]], network: str = "") -> dict[str, Tensor]:
+    """Weights under their original names: stored, those of another case, or made by the recipe.
+
+    Args:
+        case: any; where it has several networks, their names stand before the keys of stored weights, and before `_gain`.
+        shapes: of the network's weights.
+        network: its name, where the case has several.
+    """
+    origin = (
+        load_case(case.path.with_name(f"{case.meta['weights_from']}.json")) if "weights_from" in case.meta else case
+    )
+    if "weights_from" in origin.meta:
+        return weights_of(origin, shapes, network)
+    stored = origin.group("weight")
+    prefixes = (f"{network}.", f"{network}/", "") if network else ("",)
+    prefix = next((p for p in prefixes if any(f"{p}{key}" in stored for key in shapes)), "")
+    if found := {key: stored[f"{prefix}{key}"] for key in shapes if f"{prefix}{key}" in stored}:
+        assert found.keys() == shapes.keys(), f"{origin.name} stores a part of {network or 'the network'}'s weights"
+        return found
+    assert "crc32" in origin.meta.get("recipe", ""), f"{case.name} has no weights and no known recipe"
+    salt = origin.meta["recipe_salt"]
+    gain = origin.meta.get(f"{network}_gain", origin.meta.get("recipe_gain", 1.0))
     return {key: recipe_weight(key, shape, salt, gain) for key, shape in shapes.items()}
 
 
@@ -147,12 +164,15 @@ def load(net: nn.Module, official: Mapping[str, Tensor], table: Mapping[str, str
     return net.eval()
 
 
-def mapping_net(constructor: Mapping[str, Any], weights: Mapping[str, Tensor]) -> MappingNet:
-    ours = from_official(weights, MAPPING_NET_TABLE)
-    arguments = mapping_net_arguments(ours)
+def mapping_net(case: GoldenCase, constructor: Mapping[str, Any], network: str = "") -> MappingNet:
+    """The case's MappingNet of the original's arguments; our reader of arguments agrees with them."""
     names = {"n_coefficients": "coeff_nc", "width": "descriptor_nc", "n_layers": "layer", "n_key_points": "num_kp"}
+    net = MappingNet(**{ours: constructor[theirs] for ours, theirs in names.items()})
+    shapes = {key: value.shape for key, value in to_official(net.state_dict(), MAPPING_NET_TABLE).items()}
+    weights = weights_of(case, shapes, network)
+    arguments = mapping_net_arguments(from_official(weights, MAPPING_NET_TABLE))
     assert arguments == {name: constructor[theirs] for name, theirs in names.items()}
-    return load(MappingNet(**arguments), weights, MAPPING_NET_TABLE)
+    return load(net, weights, MAPPING_NET_TABLE)
 
 
 @contextmanager
@@ -177,7 +197,7 @@ def statistics(x: Tensor) -> Tensor:
 
 
 def check_mappingnet_forward(case: GoldenCase) -> None:
-    net = mapping_net(case.meta["constructor"], case.weights)
+    net = mapping_net(case, case.meta["constructor"])
     lengths, mids = case.meta["lengths"], case.mids
     for length in lengths:
         with torch.no_grad(), recorded(net, ["first"]) as seen:
@@ -193,7 +213,7 @@ def check_mappingnet_forward(case: GoldenCase) -> None:
 
 
 def check_mappingnet_train_step(case: GoldenCase) -> None:
-    net = mapping_net(case.meta["constructor"], case.weights).train()
+    net = mapping_net(case, case.meta["constructor"]).train()
     optimizer = torch.optim.Adam(net.parameters(), lr=case.meta["lr"])
     inputs, outputs = case.inputs, case.outputs
     assert case.meta["reduction"] == "mean"
@@ -212,7 +232,7 @@ def check_mappingnet_train_step(case: GoldenCase) -> None:
 
 
 def check_audio2exp_forward(case: GoldenCase) -> None:
-    net = load(ExpNet(), recipe_weights(case, manifest_shapes("official_audio2exp", EXP_NET)), EXP_NET_TABLE)
+    net = load(ExpNet(), weights_of(case, manifest_shapes("official_audio2exp", EXP_NET)), EXP_NET_TABLE)
     inputs, outputs = case.inputs, case.outputs
     mels, reference = inputs["indiv_mels"].squeeze(2), inputs["source_coeff"][..., :64]
     names = [f"encoder.layers.{i}" for i in range(len(net.encoder.layers))]
@@ -229,7 +249,7 @@ def check_audio2exp_forward(case: GoldenCase) -> None:
 
 
 def check_face_recon_forward(case: GoldenCase) -> None:
-    official = recipe_weights(case, manifest_shapes("official_face_3drecon", FACE_REGRESSOR))
+    official = weights_of(case, manifest_shapes("official_face_3drecon", FACE_REGRESSOR))
     net = load(FaceRegressor(), official, FACE_REGRESSOR_TABLE)
     stages = ["backbone.maxpool", *(f"backbone.layer{i}" for i in range(1, 5))]
     for i in range(case.meta["n"]):
@@ -247,7 +267,7 @@ def check_audio2pose_forward(case: GoldenCase) -> None:
     constructor = case.meta["constructor"]
     assert constructor["seq_len"] == CHUNK
     net = PoseVAE().eval()
-    weights = recipe_weights(case, manifest_shapes("official_audio2pose", POSE_VAE))
+    weights = weights_of(case, manifest_shapes("official_audio2pose", POSE_VAE))
     net.load_state_dict(pose_vae_from_official(weights), strict=True)
     assert {n: net.decoder.state_dict()[n].shape for n in ("styles", "hidden.bias", "poses.bias")} == {
         "styles": (constructor["num_classes"], constructor["latent_size"]),
@@ -268,7 +288,7 @@ def check_audio2pose_forward(case: GoldenCase) -> None:
 
 def check_fan_landmarks_forward(case: GoldenCase) -> None:
     constructor = case.meta["constructor"]
-    net = load(FAN(), recipe_weights(case, manifest_shapes("external_fan_wflw98")), FAN_TABLE)
+    net = load(FAN(), weights_of(case, manifest_shapes("external_fan_wflw98")), FAN_TABLE)
     assert (len(net.stacks), net.stacks[0].heatmaps.out_channels) == (
         constructor["num_modules"],
         constructor["num_landmarks"] + 1,
@@ -293,7 +313,7 @@ def check_fan_heatmap_decode(case: GoldenCase) -> None:
 
 
 def check_retinaface_forward(case: GoldenCase) -> None:
-    net = load(RetinaFace(), recipe_weights(case, manifest_shapes("external_retinaface_resnet50")), RETINAFACE_TABLE)
+    net = load(RetinaFace(), weights_of(case, manifest_shapes("external_retinaface_resnet50")), RETINAFACE_TABLE)
     picture = case.inputs["image"]
     size = (picture.shape[0], picture.shape[1])
     with torch.no_grad():
@@ -337,9 +357,8 @@ def check_audio_mel_windows(case: GoldenCase) -> None:
 
 def check_audio_to_lip_chain(case: GoldenCase) -> None:
     audio_keys = manifest_shapes("official_audio2exp", EXP_NET)
-    exp_net = load(ExpNet(), recipe_weights(case, audio_keys, case.meta["audio2exp_gain"]), EXP_NET_TABLE)
-    mapping_weights = recipe_weights(case, manifest_shapes("official_mappingnet"), case.meta["mappingnet_gain"])
-    net = mapping_net(case.meta["mappingnet_constructor"], mapping_weights)
+    exp_net = load(ExpNet(), weights_of(case, audio_keys, "audio2exp"), EXP_NET_TABLE)
+    net = mapping_net(case, case.meta["mappingnet_constructor"], "mappingnet")
     mels = torch.from_numpy(mel_windows(case.inputs["wav"].numpy()))
     reference = case.inputs["coeff70"][:64].expand(len(mels), -1)
     with torch.no_grad():
@@ -457,9 +476,8 @@ def check_render_keypoints(case: GoldenCase) -> None:
 
 def key_point_network(case: GoldenCase, name: str) -> KeypointMLP:
     net = KeypointMLP(**case.meta[name])
-    weights = case.weights
-    own = {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}
-    net.load_state_dict(own, strict=True)
+    shapes = {key: value.shape for key, value in net.state_dict().items()}
+    net.load_state_dict(weights_of(case, shapes, name), strict=True)
     return net.eval()
 
 
@@ -616,3 +634,19 @@ CHECKS: dict[str, Callable[[GoldenCase], None]] = {
 def test_golden_case(case: GoldenCase):
     assert case.check in CHECKS, f"no check for cases of the kind {case.check}"
     CHECKS[case.check](case)
+
+
+def test_weights_may_be_stored_shared_or_made(tmp_path):
+    shapes = {"a.weight": [3, 2], "a.bias": [3]}
+    recipe = {"recipe": "crc32", "recipe_salt": 4, "recipe_gain": 0.5, "second_gain": 2.0}
+    made = GoldenCase(tmp_path / "made.json", recipe)
+    ours = weights_of(made, shapes)
+    torch.testing.assert_close(weights_of(made, shapes, "second")["a.weight"], 4 * ours["a.weight"])
+    (tmp_path / "made.json").write_text(json.dumps(recipe))
+    shared = GoldenCase(tmp_path / "shared.json", {"weights_from": "made"})
+    assert all(torch.equal(weights_of(shared, shapes)[key], ours[key]) for key in shapes)
+    save_file({f"weight/second.{key}": value for key, value in ours.items()}, tmp_path / "stored.safetensors")
+    stored = GoldenCase(tmp_path / "stored.json", {})
+    assert all(torch.equal(weights_of(stored, shapes, "second")[key], ours[key]) for key in shapes)
+    with pytest.raises(AssertionError, match="no known recipe"):
+        weights_of(stored, shapes, "third")
