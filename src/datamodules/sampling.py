@@ -1,7 +1,9 @@
 """The order of training samples: fixed by seed and epoch alone, so that any run can continue at the very next sample."""
 
+import itertools
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, DistributedSampler
 
@@ -66,3 +68,30 @@ class ResumableSampler(DistributedSampler):
             missing = -len(order) % self.num_replicas
             order = torch.cat([order, order.repeat(missing // len(order) + 1)[:missing]])
         return order[self.rank :: self.num_replicas]
+
+
+def wandering_order(
+    n: int, seed: int, *, rank: int = 0, num_replicas: int = 1, shuffle: bool = True, window: float = 0.5
+) -> Iterator[int]:
+    """Endless indices below n as StyleGAN's loaders, and MoDiTalker's, draw them: a shuffled circle in which each index, once taken, trades
+    places with one of those before it. For repeating runs of theirs; `ResumableSampler` is what this project trains with.
+
+    Args:
+        n: of the data set.
+        seed: of the order.
+        rank, num_replicas: of this process among all.
+        shuffle: False: in the order of the data set.
+        window: how far back the trading reaches, as a share of the data set.
+    """
+    order, rng, reach = np.arange(n), None, 0
+    if shuffle:
+        rng = np.random.RandomState(seed)
+        rng.shuffle(order)
+        reach = round(n * window)
+    for step in itertools.count():
+        i = step % n
+        if step % num_replicas == rank:
+            yield int(order[i])
+        if rng is not None and reach >= 2:
+            j = (i - rng.randint(reach)) % n
+            order[i], order[j] = order[j], order[i]

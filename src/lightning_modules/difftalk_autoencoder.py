@@ -15,12 +15,13 @@ from torchmetrics import MeanMetric, Metric
 
 from src.diffusion.pixels import to_signed, to_unit
 from src.errors import ConfigError
-from src.lightning_modules.optimization import OptimizerFactory, make_optimizer
+from src.lightning_modules.optimization import OptimizerFactory, make_optimizer, uncounted
 from src.lightning_modules.randomness import seed_of
 from src.metrics.images import PSNR, SSIM
 from src.metrics.perceptual import PerceptualDistance
+from src.nn.adversarial import discriminator_loss, generator_loss
 from src.nn.difftalk import PatchDiscriminator, VQAutoencoder
-from src.nn.difftalk.losses import adaptive_weight, discriminator_loss, generator_loss
+from src.nn.difftalk.losses import adaptive_weight
 
 Batch = Mapping[str, Tensor]
 
@@ -161,9 +162,7 @@ class DiffTalkAutoencoder(pl.LightningModule):
         """A step of the autoencoder, then one of the discriminator on the same reconstructions."""
         frames = to_signed(batch["target"])
         optimizer, disc_optimizer = cast(list[LightningOptimizer], self.optimizers())
-        # Lightning counts the steps of every optimiser; a step of this training is a step of the autoencoder.
-        disc_optimizer._on_before_step = lambda: None
-        disc_optimizer._on_after_step = lambda: None
+        uncounted(disc_optimizer)  # a step of this training is a step of the autoencoder
         adversarial = self.adversarial
 
         self.toggle_optimizer(optimizer)

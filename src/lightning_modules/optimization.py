@@ -1,12 +1,15 @@
 """The optimiser of a LightningModule and the schedule of its learning rate."""
 
+import bisect
 import inspect
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 
 from src.errors import ConfigError
@@ -69,3 +72,38 @@ def optimize(
     if "num_training_steps" in inspect.signature(function).parameters:
         options["num_training_steps"] = module.trainer.estimated_stepping_batches
     return {"optimizer": made, "lr_scheduler": {"scheduler": lr_scheduler(**options), "interval": interval}}
+
+
+def uncounted(optimizer: LightningOptimizer) -> LightningOptimizer:
+    """The optimiser without its steps counting towards `global_step` and `max_steps`: of two that train in turns, one is to count."""
+    optimizer._on_before_step = lambda: None
+    optimizer._on_after_step = lambda: None
+    return optimizer
+
+
+def linear_cycles(
+    warm_up_steps: Sequence[int],
+    cycle_lengths: Sequence[int],
+    f_start: Sequence[float],
+    f_max: Sequence[float],
+    f_min: Sequence[float],
+) -> Callable[[int], float]:
+    """Factor of the learning rate at each step: in every cycle linearly from `f_start` to `f_max`, then linearly towards `f_min`.
+
+    What latent diffusion (arXiv:2112.10752) calls a lambda linear schedule; for `torch.optim.lr_scheduler.LambdaLR`. One entry per cycle.
+
+    Args:
+        warm_up_steps: steps of a cycle until `f_max`.
+        cycle_lengths: steps of a cycle.
+        f_start, f_max, f_min: factors.
+    """
+    ends = list(itertools.accumulate(cycle_lengths))
+
+    def factor(step: int) -> float:
+        cycle = min(bisect.bisect_left(ends, step), len(ends) - 1)
+        n = step - (ends[cycle] - cycle_lengths[cycle])
+        if n < warm_up_steps[cycle]:
+            return f_start[cycle] + (f_max[cycle] - f_start[cycle]) / warm_up_steps[cycle] * n
+        return f_min[cycle] + (f_max[cycle] - f_min[cycle]) * (cycle_lengths[cycle] - n) / cycle_lengths[cycle]
+
+    return factor

@@ -32,8 +32,9 @@ from src.diffusion.noise_tables import noise_tables, scaled_linear_betas, vlb_we
 from src.diffusion.pixels import to_uint8, to_unit
 from src.lightning_modules.ema import LatentDiffusionAverage
 from src.metrics.perceptual import PerceptualDistance
+from src.nn.adversarial import discriminator_loss, generator_loss
 from src.nn.difftalk import DiffTalkNet, PatchDiscriminator, VQAutoencoder
-from src.nn.difftalk.losses import adaptive_weight, discriminator_loss, generator_loss
+from src.nn.difftalk.losses import adaptive_weight
 from tests.golden import test_difftalk_data as data
 from tests.golden.conftest import GOLDEN_DIR, GoldenCase, golden_cases, load_case
 

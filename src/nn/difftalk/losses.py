@@ -1,20 +1,10 @@
-"""Adversarial losses of the first stage (VQ-GAN, arXiv:2012.09841, section 3.2; hinge form of arXiv:1705.02894)."""
+"""What balances the losses of the first stage (VQ-GAN, arXiv:2012.09841, section 3.2); they are in `src.nn.adversarial`."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 MAX_WEIGHT = 1e4
-
-
-def discriminator_loss(real: Float[Tensor, "b 1 h w"], reconstructed: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
-    """(mean max(0, 1 - D(x)) + mean max(0, 1 + D(x'))) / 2, of the logits of frames and of their reconstructions."""
-    return 0.5 * ((1 - real).relu().mean() + (1 + reconstructed).relu().mean())
-
-
-def generator_loss(reconstructed: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
-    """-mean D(x'), of the logits of reconstructions."""
-    return -reconstructed.mean()
 
 
 def adaptive_weight(
