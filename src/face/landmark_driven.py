@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
 from src.errors import FaceError
 from src.face.alignment import feature_means, similarity_transform, template_points_of, warp_exact
 from src.face.detector import FaceDetector
 from src.face.drawing import draw_landmarks
 from src.face.landmarks import fill_missing, simplified, smooth
+from src.media.fixed_point import resize_fixed_point
 
 SIZE = 128
 _SIGMA = 0.1  # frames: the kernel's radius is 0, so that the filter changes nothing
@@ -64,7 +65,8 @@ def original_template_points(
     Raises:
         FaceError: the portrait shows no face.
     """
-    small = _resize_fixed_point(portrait, SIZE)
+    # A grey level more or less would move the detector's points by a fraction of a pixel, and with them every frame of the data set.
+    small = resize_fixed_point(portrait, (SIZE, SIZE))
     landmarks = detect(_swapped(small) if swap_red_blue else small)
     if landmarks is None:
         raise FaceError(
@@ -111,24 +113,3 @@ def _points_or_nan(landmarks: Float[np.ndarray, "478 d"] | None) -> Float[np.nda
 def _swapped(picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     """Red and blue exchanged."""
     return np.ascontiguousarray(picture[..., ::-1])
-
-
-def _resize_fixed_point(picture: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
-    """The picture squeezed to a square bilinearly, in OpenCV's arithmetic for 8-bit pictures: weights of 11 bits, sums of 7 more.
-
-    One grey level more or less moves the detector's points by a fraction of a pixel, and with them every frame of the data set.
-    """
-    rows, row_weights = _fixed_point_taps(picture.shape[0], side)
-    cols, col_weights = _fixed_point_taps(picture.shape[1], side)
-    across = (picture.astype(np.int64)[:, cols] * col_weights[..., None]).sum(axis=2)  # h side 3
-    down = (row_weights[..., None, None] * (across[rows] >> 4)) >> 16  # side tap side 3
-    return ((down.sum(axis=1) + 2) >> 2).astype(np.uint8)
-
-
-def _fixed_point_taps(length: int, side: int) -> tuple[Int[np.ndarray, "side 2"], Int[np.ndarray, "side 2"]]:
-    """The two neighbours of every output pixel along one axis, and their weights in units of 1 / 2048."""
-    position = np.clip(((np.arange(side) + 0.5) * (length / side) - 0.5).astype(np.float32), 0, length - 1)
-    first = np.minimum(np.floor(position).astype(np.int64), max(length - 2, 0))
-    fraction = position - first
-    taps = np.stack([first, np.minimum(first + 1, length - 1)], axis=1)
-    return taps, np.rint(np.stack([1 - fraction, fraction], axis=1) * 2048).astype(np.int64)
