@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
+from src.audio.sadtalker_mel import N_MELS, STEPS
 from src.cli import command
 from src.datamodules.preprocessing.recordings import Recording
 from src.datamodules.preprocessing.worker import ClipOptions, Worker
@@ -42,6 +43,10 @@ from src.media import VideoReader, atomic_path, write_video
 from src.metrics.clips import Rules
 from src.metrics.evaluation import evaluate
 from src.metrics.pairing import Pair, Reference
+from src.nn.liveportrait_talker import INFERENCE_WINDOW, TalkingPortrait
+from src.nn.liveportrait_talker.driving import driving_key_points
+from src.nn.liveportrait_talker.exp_net import EXPRESSIONS
+from src.nn.liveportrait_talker.face_regressor import INPUT_SIZE
 
 log = logging.getLogger(__name__)
 
@@ -357,6 +362,65 @@ def sampling(bench: Bench) -> Iterator[Row]:
         yield Row("sampling", what, statistics.median(taken) / frames, "s/frame", spread(taken), note)
 
 
+def talker(bench: Bench) -> Iterator[Row]:
+    """LivePortraitTalker at its published sizes, with random weights: every network, and the chain from sound to frames by batch size."""
+    model = TalkingPortrait().eval().requires_grad_(False).to(bench.device)
+    model.generator.fold_spectral_norm()
+    with bench.precision(), torch.inference_mode():
+        networks = _networks(model)
+        chains: dict[str, Task] = {f"batches of {n}": _chain(model, n) for n in bench.options.talker_batches}
+        times = seconds(networks | chains, bench.options.repeats, bench.wait)
+    for name in networks:
+        yield Row("talker", name, statistics.median(times[name]), "s/frame", spread(times[name]))
+    first, *_ = chains
+    per_frame = {
+        name: [t / n for t in times[name]] for name, n in zip(chains, bench.options.talker_batches, strict=True)
+    }
+    side = f"{model.input_size}x{model.input_size} to {model.output_size}x{model.output_size}"
+    for name, taken in per_frame.items():
+        note = "" if name == first else f"{ratio(taken, per_frame[first])} of the speed of the first"
+        yield Row(
+            "talker", f"sound to frames, {side}, {name}", statistics.median(taken), "s/frame", spread(taken), note
+        )
+
+
+def _networks(model: TalkingPortrait) -> dict[str, Task]:
+    """One frame through every network."""
+    device, side = model.device, model.input_size
+    face, aligned = (torch.rand(1, 3, n, n, device=device) for n in (side, INPUT_SIZE))
+    volume, points = model.volume(face), model.motion(face).points()
+    features = model.warping(volume, points, points).features
+    mels, reference = torch.randn(1, 1, N_MELS, STEPS, device=device), torch.randn(1, 1, EXPRESSIONS, device=device)
+    window = torch.randn(1, EXPRESSIONS, sum(INFERENCE_WINDOW) + 1, device=device)
+    return {
+        "appearance extractor, once per picture": lambda: model.volume(face),
+        "motion extractor, once per picture": lambda: model.motion(face),
+        "face regressor, once per source": lambda: model.expression(aligned),
+        "ExpNet": lambda: model.exp_net(mels, reference),
+        "MappingNet": lambda: model.mapping_net(window),
+        "stitching and eyes": lambda: (model.stitch(points, points), model.eye_correction(points, points[:, 0])),
+        "warping": lambda: model.warping(volume, points, points),
+        "generator": lambda: model.generator(features),
+    }
+
+
+def _chain(model: TalkingPortrait, n: int) -> Task:
+    """What every frame costs: lips of the sound, key points, rendering; `n` frames at a time."""
+    face = torch.rand(1, 3, model.input_size, model.input_size, device=model.device)
+    volume, motion = model.volume(face), model.motion(face)
+    mels, reference = (
+        torch.randn(n, N_MELS, STEPS, device=model.device),
+        torch.randn(1, EXPRESSIONS, device=model.device),
+    )
+
+    def run() -> None:
+        lips = model.lips(mels, reference)
+        x_s, x_d = driving_key_points(motion, lips, stitching=model.stitching)
+        model.render(volume, x_s, x_d)
+
+    return run
+
+
 def evaluation(bench: Bench) -> Iterator[Row]:
     """Metrics of a video against itself, without face detection; beside it the bare decoding of both videos."""
     clip = ClipStore(bench.root).clips[0]
@@ -383,7 +447,7 @@ def evaluation(bench: Bench) -> Iterator[Row]:
     )
 
 
-BENCHMARKS = {f.__name__: f for f in (render, preprocessing, loader, training, latents, sampling, evaluation)}
+BENCHMARKS = {f.__name__: f for f in (render, preprocessing, loader, training, latents, sampling, talker, evaluation)}
 
 
 def measure(bench: Bench) -> list[Row]:
@@ -465,7 +529,7 @@ def main(cfg: DictConfig) -> None:
     options = cfg.benchmark
     if unknown := sorted(set(options.which) - BENCHMARKS.keys()):
         raise ConfigError(f"benchmark.which: there is no {unknown[0]!r}; choose of {', '.join(BENCHMARKS)}.")
-    for name in ("samplers", "workers"):
+    for name in ("samplers", "workers", "talker_batches"):
         if not options[name]:
             raise ConfigError(f"benchmark.{name}={options[name]}: give one or more.")
     if options.threads:
