@@ -33,6 +33,8 @@ class PointSet:
         eye_ratios: of the left and the right eye, the two points of the height and the two of the width.
         lip_ratio: the same of the lips.
         extent: points that the crop has to hold; None: all.
+        closed_eyes: what those points give for closed eyes; less counts as closed.
+        eye_scale: factor of what is more, so that eyes are as open as by the 203 points that the networks were trained with.
     """
 
     left_eye: Sequence[int]
@@ -41,6 +43,8 @@ class PointSet:
     eye_ratios: tuple[tuple[Pair, Pair], ...] = ()
     lip_ratio: tuple[Pair, Pair] | None = None
     extent: Int64[np.ndarray, " n"] | None = None
+    closed_eyes: float = 0.0
+    eye_scale: float = 1.0
 
 
 POINTS_5 = PointSet((0,), (1,), (3, 4))
@@ -57,6 +61,10 @@ POINTS_203 = PointSet(
     eye_ratios=(((6, 18), (0, 12)), ((30, 42), (24, 36))),
     lip_ratio=((90, 102), (48, 66)),
 )
+# Measured on 1416 frames of seven talking people: MediaPipe's closed eyes (1 %) give 0.02, its median is 0.338; by the 203 points they are
+# 0.004 and 0.28 in the motion that was published with the code. Lips agree without: 0.0015 (1 %) and 0.001.
+CLOSED_EYES, EYE_SCALE = 0.02, 0.88
+
 # fmt: off
 _CONTOUR = [
     234, 93, 132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288, 361, 323, 454,
@@ -79,6 +87,8 @@ POINTS_478 = PointSet(
             LIPS_OUTER,
         ]
     ),
+    closed_eyes=CLOSED_EYES,
+    eye_scale=EYE_SCALE,
 )  # fmt: skip
 _SETS = {5: POINTS_5, 68: POINTS_68, 98: POINTS_98, 101: POINTS_101, 106: POINTS_106, 203: POINTS_203, 478: POINTS_478}
 
@@ -188,7 +198,10 @@ def face_boxes(
 def ratios(
     landmarks: Float[np.ndarray, "t n 2"], points: PointSet | None = None
 ) -> tuple[Float[np.ndarray, "t 2"], Float[np.ndarray, "t 1"]]:
-    """Heights over widths of the left and the right eye, and of the opening of the lips; NaN where the set has no such points."""
+    """Heights over widths of the left and the right eye, and of the opening of the lips, as the networks know them.
+
+    Open eyes have about 0.28, closed lips less than 0.005; NaN where the set has no such points.
+    """
     points = points or point_set(landmarks.shape[1])
 
     def ratio(pairs: tuple[Pair, Pair]) -> Float[np.ndarray, " t"]:
@@ -198,7 +211,8 @@ def ratios(
     unknown = np.full(len(landmarks), np.nan)
     eyes = [ratio(pairs) for pairs in points.eye_ratios] or [unknown, unknown]
     lip = unknown if points.lip_ratio is None else ratio(points.lip_ratio)
-    return np.stack(eyes, axis=1), lip[:, None]
+    opened = points.eye_scale * np.maximum(np.stack(eyes, axis=1) - points.closed_eyes, 0)
+    return opened, lip[:, None]
 
 
 def rectangle_mask(side: int = 512, margin: float | int = MASK_MARGIN) -> UInt8[np.ndarray, "side side"]:
