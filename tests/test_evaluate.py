@@ -8,6 +8,7 @@ import pytest
 
 import evaluate
 from src.media import read_image
+from src.metrics import evaluation
 from tests.talking import talking, write_talking_store
 
 
@@ -26,7 +27,7 @@ def run(monkeypatch, capsys, tmp_path):
 
     def call(*overrides):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", "landmarks=false", *overrides])
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", "landmarks=false", "workers=1", "metrics=[image,mouth_pixels]", *overrides])
         try:
             evaluate.main()
             status = 0
@@ -39,7 +40,7 @@ def run(monkeypatch, capsys, tmp_path):
 
 
 def test_a_folder_against_a_store(run, data, tmp_path):
-    status, out, _ = run(f"generated={data}/out", f"reference={data}/store", "split=test")
+    status, out, _ = run(f"generated={data}/out", f"reference={data}/store", "split=test", "metrics=null")
     assert status == 0
     assert "3 of 3 clips" in out
     assert "psnr" in out
@@ -52,6 +53,58 @@ def test_a_folder_against_a_store(run, data, tmp_path):
     assert len(list(csv.DictReader((written / "metrics.csv").open()))) == 3
     for name in ("distributions.png", "mouths.png"):
         assert read_image(written / name).shape[2] == 3
+    assert "| psnr (dB) ↑ |" in (written / "metrics.md").read_text()
+    assert "Worst clips by" in (written / "report.html").read_text()
+
+
+def test_a_run_goes_on_where_it_was(run, data, tmp_path, monkeypatch):
+    overrides = f"generated={data}/out", f"reference={data}/store", "metrics=[image]"
+    assert run(*overrides)[0] == 0
+    first = json.loads((tmp_path / "out/evaluation/metrics.json").read_text())
+    monkeypatch.setattr(evaluation.Evaluator, "__call__", lambda *_: pytest.fail("measured again"))
+    assert run(*overrides)[0] == 0
+    assert json.loads((tmp_path / "out/evaluation/metrics.json").read_text()) == first
+
+
+def test_only_what_is_asked_for_is_measured(run, data, tmp_path):
+    status, out, _ = run(f"generated={data}/out", f"reference={data}/store", "metrics=[psnr,cpbd]", "resume=false")
+    assert status == 0
+    assert list(json.loads((tmp_path / "out/evaluation/metrics.json").read_text())["metrics"]) == ["psnr", "cpbd"]
+    assert "not computed" not in out
+    assert not (tmp_path / "out/evaluation/clips").exists()
+
+
+def test_a_protocol_fixes_size_frames_and_metrics(run, data, tmp_path):
+    overrides = f"generated={data}/out", f"reference={data}/store"
+    status, _, err = run(*overrides, "protocol=diffused_heads")
+    assert status == 2
+    assert "fewer than size=128: generate at that size" in err
+    status, out, _ = run(*overrides, "protocol=diffused_heads", "size=32", "metrics=[image,fvd]")
+    assert status == 0
+    metrics = json.loads((tmp_path / "out/evaluation/metrics.json").read_text())
+    assert {(c["height"], c["width"], c["frames"]) for c in metrics["clips"]} == {(32, 32, 39)}
+    assert "not computed: fvd: needs i3d_pretrained_400.pt, get it with" in out
+
+
+def test_a_list_pairs_what_names_do_not(run, data, tmp_path):
+    (tmp_path / "pairs.csv").write_text("generated,reference\nclip0,clip1\nclip2,clip1\n")
+    overrides = f"generated={data}/out", f"reference={data}/store", f"pairs={tmp_path}/pairs.csv", "metrics=[image]"
+    assert run(*overrides)[0] == 0
+    metrics = json.loads((tmp_path / "out/evaluation/metrics.json").read_text())
+    assert [clip["name"] for clip in metrics["clips"]] == ["clip0", "clip2"]
+    (tmp_path / "pairs.csv").write_text("generated,reference\nclip0,nobody\nx,clip1\n")
+    sentence = one_sentence(run(*overrides))
+    assert "no generated video named x" in sentence
+    assert "no real one named nobody" in sentence
+
+
+def test_several_processes_find_what_one_finds(run, data, tmp_path):
+    overrides = f"generated={data}/out", f"reference={data}/store", "metrics=[image]", "resume=false"
+    found = []
+    for workers in (1, 2):
+        assert run(*overrides, f"workers={workers}", f"out={workers}")[0] == 0
+        found.append(json.loads((tmp_path / f"{workers}/metrics.json").read_text())["clips"])
+    assert found[0] == found[1]
 
 
 def test_two_files(run, data, tmp_path):
@@ -93,6 +146,12 @@ def one_sentence(result):
         (["generated={data}/out", "reference={data}/store", "split=train"], "no clips of split 'train'"),
         (["generated={data}/out", "reference={data}/out", "split=test"], "split=test needs a clip store"),
         (["generated={data}/out", "reference={data}/store", "missing=maybe"], "missing=maybe: choose error or skip"),
+        (["generated={data}/out", "reference={data}/store", "metrics=[psn]"], "metrics: there is no 'psn'"),
+        (["generated={data}/out", "reference={data}/store", "pairs=none.csv"], "pairs=none.csv cannot be read"),
+        (
+            ["generated={data}/out", "reference={data}/store", "transcripts=none.csv"],
+            "transcripts=none.csv cannot be read",
+        ),
         (["generated={data}/out", "reference={data}/store", "skip_frame=1"], "did you mean 'skip_frames'"),
     ],
 )

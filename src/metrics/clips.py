@@ -1,7 +1,9 @@
 """A generated video beside its real one, opened for comparison: same frames, same size, same rate."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
@@ -14,6 +16,8 @@ from src.metrics.pairing import Pair, Reference
 SAME_RATE = 5e-4  # relative: 29.97 and 30 fps drift apart by a frame every 33 s
 SAME_ASPECT = 0.02
 
+Side = Literal["generated", "real"]
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -21,6 +25,9 @@ class Rules:
 
     Attributes:
         resample: bring the real video to the generated one's frame rate instead of refusing another rate.
+        fps: bring both videos to this rate; None: the generated one's.
+        size: side of the squares that both are brought to; the generated video is never enlarged. None: the generated one's size.
+        max_frames: compare only this many frames; None: all.
         skip_frames: leave out this many first frames (1 for methods that return the source picture as their first frame).
         max_length_difference: largest difference of the numbers of frames; the longer video is cut.
         max_lag: largest shift between mouth and sound that is tried, in frames.
@@ -29,6 +36,9 @@ class Rules:
     """
 
     resample: bool = False
+    fps: float | int | None = None
+    size: int | None = None
+    max_frames: int | None = None
     skip_frames: int = 0
     max_length_difference: int = 2
     max_lag: int = 5
@@ -47,6 +57,7 @@ class OpenClip:
         loudness: of the sound in each frame; None without sound.
         notes: what was cut or resampled, in words.
         rules: how the two were made comparable.
+        sounds: files with the voice that drove the generated video (its own, or else the real one's) and with that of the real one.
     """
 
     name: str
@@ -58,15 +69,38 @@ class OpenClip:
     loudness: Float[np.ndarray, " t"] | None
     notes: tuple[str, ...]
     rules: Rules
+    sounds: Mapping[Side, Path | None]
     _generated: VideoReader = field(repr=False)
     _reference: VideoReader = field(repr=False)
 
     def frames(self) -> Iterator[tuple[UInt8[np.ndarray, "t h w 3"], UInt8[np.ndarray, "t h w 3"]]]:
         """Generated and real frames, a chunk at a time: the memory does not grow with the length."""
+        for indices in self._chunks():
+            yield self._generated.read(indices), self._reference.read(indices)
+
+    def _chunks(self) -> Iterator[range]:
         first, end = self.rules.skip_frames, self.rules.skip_frames + self.n_frames
         for start in range(first, end, self.rules.chunk):
-            indices = range(start, min(start + self.rules.chunk, end))
-            yield self._generated.read(indices), self._reference.read(indices)
+            yield range(start, min(start + self.rules.chunk, end))
+
+    def moments(self, n: int) -> tuple[UInt8[np.ndarray, "t h w 3"], UInt8[np.ndarray, "t h w 3"]]:
+        """Generated and real frames at up to `n` moments, evenly spread in time."""
+        chosen = np.unique(np.linspace(0, self.n_frames - 1, min(n, self.n_frames)).round().astype(np.int64))
+        indices = self.rules.skip_frames + chosen
+        return self._generated.read(indices), self._reference.read(indices)
+
+    def frames_of(self, side: Side) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
+        """Frames of one video, a chunk at a time."""
+        reader = self._generated if side == "generated" else self._reference
+        for indices in self._chunks():
+            yield reader.read(indices)
+
+    def sound(self, side: Side) -> Float32[np.ndarray, " s"] | None:
+        """Sound of the frames, 16 kHz; None where there is none."""
+        path = self.sounds[side]
+        if path is None:
+            return None
+        return read_audio(path, start=self.rules.skip_frames / self.fps, duration=self.n_frames / self.fps)
 
 
 def check_rates(pairs: tuple[Pair, ...]) -> None:
@@ -90,6 +124,10 @@ def _rate(info: VideoInfo) -> str:
     return f"{info.fps:.4g} fps" + (", variable" if info.variable_rate else "")
 
 
+def _has_rate(info: VideoInfo, fps: float | int) -> bool:
+    return abs(info.fps - fps) <= SAME_RATE * fps and not info.variable_rate
+
+
 def _same_rate(a: VideoInfo, b: VideoInfo) -> bool:
     return abs(a.fps - b.fps) <= SAME_RATE * a.fps and not a.variable_rate and not b.variable_rate
 
@@ -101,20 +139,17 @@ def open_clip(pair: Pair, rules: Rules) -> OpenClip:
         MediaError: one cannot be read, they differ in shape or by more frames than allowed, or nothing is left to compare.
     """
     generated_info, reference_info = probe(pair.generated), probe(pair.reference.video)
-    size = (generated_info.height, generated_info.width)
-    notes = []
-    fps = None
-    if not _same_rate(generated_info, reference_info):
-        fps = generated_info.fps
-        notes.append(f"resampled from {_rate(reference_info)} to {_rate(generated_info)}")
+    notes: list[str] = []
     _check_aspect(generated_info, reference_info)
-    resize = size if size != (reference_info.height, reference_info.width) else None
-    if resize:
-        notes.append(f"real frames resized from {reference_info.width}x{reference_info.height}")
-    generated = VideoReader(pair.generated, backend=rules.backend, fps=fps)
-    reference = VideoReader(pair.reference.video, backend=rules.backend, fps=fps, size=resize)
+    size = _common_size(generated_info, reference_info, rules, notes)
+    fps = _common_rate(generated_info, reference_info, rules, notes)
+    generated, reference = (
+        VideoReader(info.path, backend=rules.backend, fps=fps, size=size if size != (info.height, info.width) else None)
+        for info in (generated_info, reference_info)
+    )
     n_frames = _common_length(len(generated), len(reference), rules, notes)
     kept = slice(rules.skip_frames, rules.skip_frames + n_frames)
+    sounds = _sounds(pair, generated_info, reference_info)
     points, known = _known_landmarks(pair.reference, reference, kept, size)
     return OpenClip(
         name=pair.name,
@@ -123,12 +158,42 @@ def open_clip(pair: Pair, rules: Rules) -> OpenClip:
         size=size,
         landmarks=points,
         face_known=known,
-        loudness=_loudness(pair, generated_info, reference_info, kept, generated.fps),
+        loudness=_loudness(sounds["generated"], kept, generated.fps),
         notes=tuple(notes),
         rules=rules,
+        sounds=sounds,
         _generated=generated,
         _reference=reference,
     )
+
+
+def _common_size(generated: VideoInfo, reference: VideoInfo, rules: Rules, notes: list[str]) -> tuple[int, int]:
+    """Height and width at which both are compared."""
+    size = (generated.height, generated.width)
+    if rules.size is not None:
+        if min(size) < rules.size:
+            raise MediaError(
+                f"{generated.path} has {size[1]}x{size[0]} pixels, fewer than size={rules.size}: generate at that size, "
+                "or set size to a smaller one for all methods that are compared."
+            )
+        size = (rules.size, rules.size)
+        if (generated.height, generated.width) != size:
+            notes.append(f"generated frames resized from {generated.width}x{generated.height}")
+    if (reference.height, reference.width) != size:
+        notes.append(f"real frames resized from {reference.width}x{reference.height}")
+    return size
+
+
+def _common_rate(generated: VideoInfo, reference: VideoInfo, rules: Rules, notes: list[str]) -> float | None:
+    """The rate to which both are resampled; None where they are as they should be."""
+    if rules.fps is None:
+        if _same_rate(generated, reference):
+            return None
+        notes.append(f"resampled from {_rate(reference)} to {_rate(generated)}")
+        return generated.fps
+    others = [info for info in (generated, reference) if not _has_rate(info, rules.fps)]
+    notes += [f"{info.path.name} resampled from {_rate(info)} to {rules.fps:g} fps" for info in others]
+    return float(rules.fps) if others else None
 
 
 def _check_aspect(generated: VideoInfo, reference: VideoInfo) -> None:
@@ -151,6 +216,9 @@ def _common_length(generated: int, reference: int, rules: Rules, notes: list[str
     if difference:
         notes.append(f"cut to the shorter: {generated} generated frames, {reference} real ones")
     n_frames = min(generated, reference) - rules.skip_frames
+    if rules.max_frames is not None and n_frames > rules.max_frames:
+        notes.append(f"only the first {rules.max_frames} of {n_frames} frames")
+        n_frames = rules.max_frames
     if n_frames < 1:
         raise MediaError(f"No frame is left to compare after skip_frames={rules.skip_frames}: choose a smaller number.")
     return n_frames
@@ -187,14 +255,12 @@ def _source_frames(reader: VideoReader) -> Int64[np.ndarray, " n"]:
     return nearest.clip(0, reader.info.n_frames - 1)
 
 
-def _loudness(
-    pair: Pair, generated: VideoInfo, reference: VideoInfo, kept: slice, fps: float
-) -> Float[np.ndarray, " t"] | None:
-    """Loudness of the voice that drove the generated video: its own sound, or else that of the real one."""
-    if generated.has_audio:
-        source = generated.path
-    elif pair.reference.audio is not None or reference.has_audio:
-        source = pair.reference.audio or reference.path
-    else:
-        return None
-    return audio_envelope(read_audio(source), kept.stop, fps)[kept]
+def _sounds(pair: Pair, generated: VideoInfo, reference: VideoInfo) -> dict[Side, Path | None]:
+    """The files with the sound of each side."""
+    real = pair.reference.audio or (reference.path if reference.has_audio else None)
+    return {"generated": generated.path if generated.has_audio else real, "real": real}
+
+
+def _loudness(sound: Path | None, kept: slice, fps: float) -> Float[np.ndarray, " t"] | None:
+    """Loudness of the voice that drove the generated video."""
+    return None if sound is None else audio_envelope(read_audio(sound), kept.stop, fps)[kept]

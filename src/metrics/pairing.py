@@ -1,5 +1,6 @@
-"""Which generated video is compared with which real one: by name."""
+"""Which generated video is compared with which real one: by name, or by a list."""
 
+import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,3 +107,30 @@ def require_complete(pairing: Pairing) -> None:
         raise ConfigError(
             f"The two sides differ ({gaps}): complete them, or set missing=skip to compare the {len(pairing.pairs)} pairs."
         )
+
+
+def listed_pairs(path: Path, generated: Mapping[str, Path], references: Mapping[str, Reference]) -> Pairing:
+    """The pairs that a table lists: a CSV file with the columns `generated` and `reference`, names without suffix; one real video may serve
+    several generated ones, as for other voices of the same person.
+
+    Raises:
+        ConfigError: the file cannot be read, lacks a column, or lists names that are not there: all of them.
+    """
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise ConfigError(f"pairs={path} cannot be read ({error.strerror}): give a CSV file.") from error
+    if not rows or not {"generated", "reference"} <= rows[0].keys():
+        raise ConfigError(
+            f"pairs={path}: give a CSV file with the columns generated and reference, and a row per pair."
+        )
+    sides = (("generated video", generated, "generated"), ("real one", references, "reference"))
+    gaps = [f"no {what} named {row[side]}" for what, known, side in sides for row in rows if row[side] not in known]
+    if gaps:
+        raise ConfigError(
+            f"pairs={path}: there is {', '.join(dict.fromkeys(gaps))}; complete the videos or correct the list."
+        )
+    return Pairing(
+        tuple(Pair(row["generated"], generated[row["generated"]], references[row["reference"]]) for row in rows), (), ()
+    )

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: a table for the screen, `metrics.json`, `metrics.csv` and plots."""
+"""What an evaluation leaves behind: a table for the screen and one for papers, `metrics.json`, `metrics.csv` and plots."""
 
 import csv
 import json
@@ -14,15 +14,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from src.media import atomic_path
-from src.metrics.evaluation import Aggregate, ClipScores, FailedClip
-from src.metrics.measures import QUANTITIES
 from src.metrics.pairing import Pairing
+from src.metrics.quantities import QUANTITIES
+from src.metrics.results import Aggregate, ClipScores, FailedClip, Result
 
 ARROWS = {"higher": "↑", "lower": "↓", "real": "→"}
 MAX_CURVES = 6  # clips in the plot of the mouths
 BLUE, ORANGE, GREY = "#1f6fb4", "#d9660f", "#9a9a9a"
-
-Result = ClipScores | FailedClip
 
 
 def summary_table(aggregates: Mapping[str, Aggregate], title: str) -> Table:
@@ -32,10 +30,10 @@ def summary_table(aggregates: Mapping[str, Aggregate], title: str) -> Table:
         table.add_column(column, justify="left" if column in ("metric", "unit") else "right", no_wrap=True)
     for name, value in aggregates.items():
         if value.n:
-            spread = f"{_number(value.mean)} ± {_number(value.std)}" if value.n > 1 else _number(value.mean)
+            spread = f"{number(value.mean)} ± {number(value.std)}" if value.n > 1 else number(value.mean)
             count = str(value.n) if value.n == value.clips else f"{value.n}/{value.clips}"
             label = f"{name} {ARROWS[QUANTITIES[name].better]}"
-            table.add_row(label, spread, _number(value.real), _number(value.still), count, QUANTITIES[name].unit)
+            table.add_row(label, spread, number(value.real), number(value.still), count, QUANTITIES[name].unit)
     return table
 
 
@@ -48,10 +46,42 @@ def not_computed(aggregates: Mapping[str, Aggregate]) -> list[str]:
     return [f"not computed: {', '.join(names)}: {reason}" for reason, names in by_reason.items()]
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """With three digits or so; empty where undefined."""
     if not math.isfinite(value):
         return ""
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
+
+
+def warnings_of(aggregates: Mapping[str, Aggregate]) -> list[str]:
+    """What to mind about computed quantities."""
+    return [f"{name}: {value.warning}" for name, value in aggregates.items() if value.n and value.warning]
+
+
+def markdown_table(aggregates: Mapping[str, Aggregate], title: str) -> str:
+    """A table for a paper or a pull request: value, 95 % confidence interval, the real videos' value, clips that count."""
+    lines = [f"**{title}**", "", "| metric | value | 95 % | real | n |", "|---|---|---|---|---|"]
+    for name, value in aggregates.items():
+        if value.n:
+            interval = f"{number(value.low)} to {number(value.high)}" if math.isfinite(value.low) else ""
+            unit = f" ({QUANTITIES[name].unit})" if QUANTITIES[name].unit else ""
+            count = value.samples if value.samples else value.n
+            cells = (
+                f"{name}{unit} {ARROWS[QUANTITIES[name].better]}",
+                number(value.mean),
+                interval,
+                number(value.real),
+                count,
+            )
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    notes = [*warnings_of(aggregates), *not_computed(aggregates)]
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes)]).rstrip() + "\n"
+
+
+def write_markdown(path: Path, aggregates: Mapping[str, Aggregate], title: str) -> None:
+    """Write `markdown_table`."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(markdown_table(aggregates, title), encoding="utf-8")
 
 
 def write_json(
@@ -78,8 +108,9 @@ def _aggregate_entry(name: str, value: Aggregate) -> dict[str, Any]:
     about = {"unit": quantity.unit, "better": quantity.better, "meaning": quantity.meaning}
     if not value.n:
         return {**about, "n": 0, "left_out": value.failed, "not_computed": value.reason or "every clip failed"}
-    numbers = {key: _finite(getattr(value, key)) for key in ("mean", "std", "real", "still")}
-    return {**about, **numbers, "n": value.n, "left_out": value.failed}
+    numbers = {key: _finite(getattr(value, key)) for key in ("mean", "std", "low", "high", "real", "still")}
+    of_set = {"samples": value.samples, "warning": value.warning} if quantity.of_set else {}
+    return {**about, **numbers, **of_set, "n": value.n, "left_out": value.failed}
 
 
 def _clip_entry(scores: ClipScores) -> dict[str, Any]:
@@ -91,6 +122,7 @@ def _clip_entry(scores: ClipScores) -> dict[str, Any]:
         "height": scores.size[0],
         "width": scores.size[1],
         "values": values.generated,
+        "weights": values.weights,
         "real": {name: _finite(value) for name, value in values.real.items()},
         "still": {name: _finite(value) for name, value in values.still.items()},
         "not_computed": values.absent,
@@ -104,8 +136,9 @@ def _finite(value: float) -> float | None:
 
 def write_csv(path: Path, results: Sequence[Result]) -> None:
     """One row per pair: its numbers, empty where undefined; the reason of a failure in the last column."""
+    names = [name for name, quantity in QUANTITIES.items() if not quantity.of_set]
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ("name", "frames", "fps", *QUANTITIES, "failure"), restval="")
+        writer = csv.DictWriter(file, ("name", "frames", "fps", *names, "failure"), restval="")
         writer.writeheader()
         for result in results:
             if isinstance(result, FailedClip):
@@ -118,7 +151,7 @@ def write_csv(path: Path, results: Sequence[Result]) -> None:
 def plot_distributions(path: Path, aggregates: Mapping[str, Aggregate], results: Sequence[Result]) -> None:
     """One panel per computed quantity: every clip as a point, their mean, and the real videos' value where there is one."""
     scores = [r for r in results if isinstance(r, ClipScores)]
-    names = [name for name, value in aggregates.items() if value.n]
+    names = [name for name, value in aggregates.items() if value.n and not QUANTITIES[name].of_set]
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(4.6 * columns, 1.3 * rows), layout="constrained")
@@ -135,10 +168,10 @@ def plot_distributions(path: Path, aggregates: Mapping[str, Aggregate], results:
 def _plot_distribution(axis: Axes, name: str, value: Aggregate, values: Sequence[float]) -> None:
     height = np.random.default_rng(0).uniform(-0.3, 0.3, len(values)) if len(values) > 1 else np.zeros(1)
     axis.scatter(values, height, s=14, alpha=0.6, color=BLUE, linewidths=0)
-    axis.axvline(value.mean, color=BLUE, linewidth=1.5, label=f"mean {_number(value.mean)}")
-    for number, colour, label in ((value.real, ORANGE, "real"), (value.still, GREY, "still mouth")):
-        if math.isfinite(number):
-            axis.axvline(number, color=colour, linewidth=1.5, linestyle="--", label=f"{label} {_number(number)}")
+    axis.axvline(value.mean, color=BLUE, linewidth=1.5, label=f"mean {number(value.mean)}")
+    for level, colour, label in ((value.real, ORANGE, "real"), (value.still, GREY, "still mouth")):
+        if math.isfinite(level):
+            axis.axvline(level, color=colour, linewidth=1.5, linestyle="--", label=f"{label} {number(level)}")
     axis.set_ylim(-1, 1)
     axis.set_yticks([])
     axis.margins(x=0.1)

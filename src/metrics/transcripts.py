@@ -4,9 +4,11 @@ A recogniser of sound on a generated video hears the voice that drove it: that n
 bound. What counts is a lip reader; whatever maps a video to words can be given.
 """
 
+import csv
 import re
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Float32
@@ -23,6 +25,22 @@ def normalised(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'")
     text = re.sub(r"(?<!\w)'|'(?!\w)", " ", text)
     return " ".join(re.sub(r"[^\w\s']|_", " ", text).split())
+
+
+def read_transcripts(path: Path) -> dict[str, str]:
+    """What is said, by name of the clip: a CSV file with the columns `name` and `text`.
+
+    Raises:
+        ConfigError: the file cannot be read or lacks a column.
+    """
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise ConfigError(f"transcripts={path} cannot be read ({error.strerror}): give a CSV file.") from error
+    if not rows or not {"name", "text"} <= rows[0].keys():
+        raise ConfigError(f"transcripts={path}: give a CSV file with the columns name and text, and a row per clip.")
+    return {row["name"]: row["text"] for row in rows}
 
 
 class WordErrors(Metric):

@@ -36,6 +36,13 @@ def missing(*names: str) -> str:
     return f"needs {' and '.join(lacking)}, {'; '.join(how_to_get(MODEL_FILES[name]) for name in lacking)}"
 
 
+def present() -> dict[str, tuple[int, int]]:
+    """Size and time of change of the weight files that are there, by name."""
+    names = (SYNCNET, S3FD_FILE, INCEPTION, I3D_FILE, *ARCFACE.values(), *LPIPS.values())
+    found = {name: model_path(name).stat() for name in names if model_path(name).is_file()}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a published file by name; a wrapping `state_dict` and the prefix of data-parallel training are taken off.
 

@@ -12,10 +12,17 @@ from src.face.landmarks import Face, mouth_opening
 from src.media import VideoReader
 from src.metrics import evaluation
 from src.metrics.clips import Rules, open_clip
-from src.metrics.evaluation import ClipScores, FailedClip, aggregate, evaluate
-from src.metrics.measures import AUDIO, IMAGE, LANDMARK, NO_SOUND, NO_STORE, PIXEL, PIXEL_AUDIO, QUANTITIES
+from src.metrics.evaluation import Options, evaluate
+from src.metrics.measures import NO_SOUND, NO_STORE, Values
 from src.metrics.pairing import Pair, Reference
+from src.metrics.quantities import PIXEL_AUDIO, PIXEL_MOTION, PIXEL_MOUTH, names_of
+from src.metrics.results import ClipScores, FailedClip, aggregate
 from tests.talking import talking, write_talking_store
+
+IMAGE, AUDIO = names_of("image"), names_of("mouth_sound")
+LANDMARK = names_of("landmarks")
+PIXEL = (PIXEL_MOTION, PIXEL_MOUTH)
+MEASURED = ("image", "landmarks", "mouth_sound", "mouth_pixels")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +37,8 @@ def reference(store, name="clip0"):
 
 
 def scores_of(generated, reference, landmarks=False, **rules):
-    (result,) = evaluate((Pair("clip", generated, reference),), Rules(**rules), landmarks)
+    options = Options(metrics=MEASURED, landmarks=landmarks)
+    (result,) = evaluate((Pair("clip", generated, reference),), Rules(**rules), options)
     return result
 
 
@@ -69,7 +77,7 @@ def test_a_clip_against_itself_is_perfect_but_for_compression(store, tmp_path, d
     detector(clip.landmarks)
     values = scores_of(clip.write(tmp_path / "a.mp4"), reference(store), landmarks=True).values
     assert values.absent == {}
-    assert values.generated.keys() == QUANTITIES.keys()
+    assert values.generated.keys() == {*IMAGE, *LANDMARK, *AUDIO, *PIXEL, *PIXEL_AUDIO}
     assert values.generated["psnr"] > 30
     assert values.generated["ssim"] > 0.95
     assert values.generated["face_found"] == 1
@@ -196,7 +204,7 @@ def test_chunks_do_not_change_the_values(store, tmp_path):
 def test_different_rates_are_refused_before_anything_is_computed(store, tmp_path):
     pairs = tuple(Pair(n, talking(0, fps=30.0).write(tmp_path / f"{n}.mp4"), reference(store)) for n in ("a", "b"))
     with pytest.raises(ConfigError, match=r"a \(30 fps and 25 fps\), b \(30 fps and 25 fps\).*resample=true"):
-        next(evaluate(pairs, Rules(), landmarks=False))
+        next(evaluate(pairs, Rules(), Options(MEASURED, landmarks=False)))
 
 
 def test_resampling_brings_frames_landmarks_and_sound_to_the_generated_rate(tmp_path):
@@ -224,7 +232,7 @@ def test_a_damaged_file_fails_alone(store, tmp_path, content):
     bad.write_bytes(content)
     good = store[1]["clip1"].write(tmp_path / "good.mp4")
     pairs = (Pair("bad", bad, reference(store)), Pair("good", good, reference(store, "clip1")))
-    first, second = evaluate(pairs, Rules(), landmarks=False)
+    first, second = evaluate(pairs, Rules(), Options(MEASURED, landmarks=False))
     assert isinstance(first, FailedClip)
     assert str(bad) in first.reason
     assert isinstance(second, ClipScores)
@@ -245,7 +253,7 @@ def test_a_mouth_that_hardly_moves_is_not_read(tmp_path):
 
 def test_aggregate_counts_each_clip_once():
     def scored(name, **numbers):
-        values = evaluation.Values(numbers, real={"audio_lag": 1.0})
+        values = Values(numbers, real={"audio_lag": 1.0})
         return ClipScores(name, 10, 25.0, (8, 8), values, None, ())
 
     totals = aggregate([scored("a", psnr=20.0), scored("b", psnr=30.0, audio_lag=2.0), FailedClip("c", "broken")])

@@ -1,14 +1,11 @@
 """report.html: what is in a clip store, at a glance and in one file that needs nothing else."""
 
-import base64
-import io
 from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
-from PIL import Image
+from jaxtyping import Float, Float32
 
 from src.datamodules.preprocessing.ledger import read_failures
 from src.datamodules.store import SPLITS, Clip, Failure, read_clips
@@ -23,6 +20,7 @@ from src.face.topology import (
     RIGHT_EYEBROW,
 )
 from src.media import atomic_path
+from src.media.pages import inline_picture, page, tiles
 
 MAX_CARDS = 48  # clips on the contact sheet
 MAX_FAILURES = 500  # rows; all are in failures.csv
@@ -59,32 +57,13 @@ DISTRIBUTIONS: tuple[tuple[str, str, Callable[[Clip], float | None], str], ...] 
 )
 
 CSS = """
-:root { --ink: #1d2433; --soft: #667085; --line: #e3e7ee; --paper: #f6f7f9; --card: #fff; --accent: #3565d6; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ef; --soft: #9aa4b2; --line: #2b3240; --paper: #12151b; --card: #1a1f28; --accent: #7ea2ff; --bad: #ff8a80; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
-main { max-width: 1280px; margin: 0 auto; padding: 32px 24px 64px; }
-h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 40px 0 12px; }
-p { margin: 0 0 8px; } .soft { color: var(--soft); } code { font-size: 13px; }
-.grid { display: grid; gap: 14px; grid-template-columns: repeat(auto-fill, minmax(var(--wide), 1fr)); }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 14px; overflow: hidden; }
-.tile b { display: block; font-size: 26px; line-height: 1.2; } .tile span { color: var(--soft); }
-.plot h3 { font-size: 14px; margin: 0; display: flex; justify-content: space-between; } .plot h3 span { font-weight: 400; }
-.plot svg { width: 100%; height: auto; display: block; margin: 8px 0 6px; } .plot p { font-size: 12.5px; margin: 0; }
-.plot rect { fill: var(--accent); } .plot line { stroke: var(--line); } .plot text { fill: var(--soft); font-size: 10px; }
 .strip { display: grid; grid-template-columns: repeat(3, 1fr); gap: 2px; margin: -14px -14px 10px; }
 .face { position: relative; } .face img, .face svg { display: block; width: 100%; }
 .face svg { position: absolute; inset: 0; height: 100%; fill: none; stroke: #35e0a1; stroke-width: .9; stroke-linejoin: round; }
 #marks:not(:checked) ~ .grid .face svg { display: none; }
 .id { font-weight: 600; font-size: 13px; overflow-wrap: anywhere; } .facts { font-size: 12.5px; color: var(--soft); }
-.warn { color: var(--bad); }
 .split { display: inline-block; border-radius: 9px; padding: 0 8px; font-size: 12px; border: 1px solid currentColor; }
 .train { color: var(--accent); } .validation { color: #b06a00; } .test { color: #15803d; }
-.table { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
-th, td { text-align: left; padding: 7px 12px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--soft); font-weight: 500; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 """
 
 
@@ -97,14 +76,7 @@ def write_report(root: Path) -> None:
 
 def _page(root: Path, clips: list[Clip], failures: list[Failure]) -> str:
     name = escape(root.resolve().name)
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>Clip store {name}</title>
-<style>{CSS}</style>
-<main>
-<h1>Clip store {name}</h1>
+    body = f"""<h1>Clip store {name}</h1>
 <p class="soft">What the recordings became. Look at the faces below before you train.</p>
 {_tiles(clips, failures)}
 {_splits(clips)}
@@ -112,27 +84,25 @@ def _page(root: Path, clips: list[Clip], failures: list[Failure]) -> str:
 <p class="soft">One value per clip; beside each title the median.</p>
 <div class="grid" style="--wide: 280px">{"".join(_plot(clips, *args) for args in DISTRIBUTIONS)}</div>
 {_contact_sheet(clips)}
-{_rejected(failures)}
-</main>
-</html>
-"""
+{_rejected(failures)}"""
+    return page(f"Clip store {root.resolve().name}", body, CSS)
 
 
 def _tiles(clips: list[Clip], failures: list[Failure]) -> str:
     minutes = sum(clip.duration for clip in clips) / 60
     silent = sum(not clip.has_audio for clip in clips)
     interpolated = 1 - sum(clip.n_valid for clip in clips) / max(1, sum(clip.n_frames for clip in clips))
-    tiles = [
-        (len(clips), "clips"),
-        (f"{minutes:.1f}" if minutes < 600 else f"{minutes / 60:.1f} h", "minutes" if minutes < 600 else "in all"),
-        (len({clip.identity for clip in clips}), "people"),
-        (len({clip.source for clip in clips}), "recordings used"),
-        (silent, "clips without sound"),
-        (f"{100 * interpolated:.2f}%", "frames interpolated"),
-        (len(failures), "rejections"),
-    ]
-    inner = "".join(f'<div class="card tile"><b>{value}</b><span>{label}</span></div>' for value, label in tiles)
-    return f'<div class="grid" style="--wide: 150px; margin-top: 20px">{inner}</div>'
+    return tiles(
+        [
+            (len(clips), "clips"),
+            (f"{minutes:.1f}" if minutes < 600 else f"{minutes / 60:.1f} h", "minutes" if minutes < 600 else "in all"),
+            (len({clip.identity for clip in clips}), "people"),
+            (len({clip.source for clip in clips}), "recordings used"),
+            (silent, "clips without sound"),
+            (f"{100 * interpolated:.2f}%", "frames interpolated"),
+            (len(failures), "rejections"),
+        ]
+    )
 
 
 def _splits(clips: list[Clip]) -> str:
@@ -224,7 +194,7 @@ def _spread(clips: list[Clip], n: int) -> list[Clip]:
 def _card(clip: Clip) -> str:
     moments = [round(share * (clip.n_frames - 1)) for share in MOMENTS]
     pictures = "".join(
-        f'<div class="face">{_picture(frame)}{_contours(clip.landmarks[i], clip.size)}</div>'
+        f'<div class="face">{inline_picture(frame, THUMBNAIL)}{_contours(clip.landmarks[i], clip.size)}</div>'
         for i, frame in zip(moments, clip.frames(moments), strict=True)
     )
     facts = [f"{clip.duration:.1f} s", f"{clip.height}x{clip.width}", f"from {clip.start:.1f} s"]
@@ -237,14 +207,6 @@ def _card(clip: Clip) -> str:
         f'<div class="facts">{escape(clip.identity)} <span class="split {clip.split}">{clip.split}</span></div>'
         f'<div class="facts">{" · ".join(facts)}{marks}</div></div>'
     )
-
-
-def _picture(frame: UInt8[np.ndarray, "h w 3"]) -> str:
-    image = Image.fromarray(frame)
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    encoded = io.BytesIO()
-    image.save(encoded, "jpeg", quality=80)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}">'
 
 
 def _contours(landmarks: Float32[np.ndarray, "478 3"], size: tuple[int, int]) -> str:
