@@ -1,17 +1,14 @@
 """diffused_heads as its user runs it: render aligned heads, train, resume, make the videos of people that were not seen."""
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from src.media import probe
+from tests.commands import Done, run_command
 
-ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
     "net.model_channels=16",
     "net.channel_mult=[1]",
@@ -29,15 +26,8 @@ SMALL = [
 ]
 
 
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(ROOT / command[0]), *command[1:]],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "VISEME_MODELS": str(folder)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def run(folder: Path, script: str, *overrides: str) -> Done:
+    return run_command(folder, script, *overrides, environment={"VISEME_MODELS": str(folder)})
 
 
 @pytest.mark.slow

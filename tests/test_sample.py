@@ -1,8 +1,5 @@
 """sample.py as its user runs it: the checkpoint names the method, the file has sound and says that it is synthetic."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import av
@@ -15,9 +12,9 @@ from src.lightning_modules.landmark_driven import LandmarkDriven
 from src.media import probe
 from src.nn.landmark_driven import LandmarkDrivenUNet
 from src.pipelines.loading import load_pipeline
+from tests.commands import Done, run_command
 from tests.stores import write_pattern_store
 
-ROOT = Path(__file__).resolve().parents[1]
 NET = {
     "_target_": "src.nn.landmark_driven.LandmarkDrivenUNet",
     "_convert_": "all",
@@ -53,15 +50,8 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "sample.py"), *overrides],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def run(folder: Path, *overrides: str) -> Done:
+    return run_command(folder, "sample.py", *overrides)
 
 
 def test_a_talking_video_with_sound_that_says_it_is_synthetic(folder):

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import hydra
@@ -18,6 +16,7 @@ from src.checkpoint import check_targets, load, load_published
 from src.errors import CheckpointError
 from src.lightning_modules.diffused_heads import DiffusedHeads
 from src.nn.diffused_heads import DiffusedHeadsUNet
+from tests.commands import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -256,15 +255,8 @@ def test_only_who_names_the_method_gets_the_original_form(net, tmp_path):
 @pytest.mark.slow
 def test_the_command_turns_it_into_a_file_that_loads(net, tmp_path):
     write_lightning(tmp_path / "crema.ckpt", to_official(net.state_dict()))
-    command = [
-        sys.executable,
-        str(ROOT / "tools" / "convert_checkpoint.py"),
-        "method=diffused_heads",
-        "ckpt=crema.ckpt",
-    ]
-    done = subprocess.run(
-        [*command, "out=dh.safetensors"], cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
-    )
+    options = ["method=diffused_heads", "ckpt=crema.ckpt", "out=dh.safetensors"]
+    done = run_command(tmp_path, "tools/convert_checkpoint.py", *options)
     assert done.returncode == 0
     checkpoint = load(tmp_path / "dh.safetensors")
     assert checkpoint.method == "diffused_heads"

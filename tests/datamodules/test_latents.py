@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from src.diffusion.pixels import to_signed
 from src.errors import CheckpointError, ConfigError, StoreError
 from src.face.repainting import MaskRule
 from src.nn.difftalk import VQAutoencoder
+from tests.commands import run_command
 from tests.stores import write_pattern_store
 
 NET = {"_target_": "src.nn.difftalk.VQAutoencoder", "channels": 32, "channel_mult": [1, 2], "n_codes": 16}
@@ -149,8 +148,7 @@ def test_settings_say_what_was_encoded(root, ckpt):
 
 
 def test_the_command(root, ckpt):
-    command = [sys.executable, "tools/preprocess.py", f"root={root}", f"latents={ckpt}"]
     options = [f"latent_options.resolution={RESOLUTION}", "latent_options.mask.margin=0.2"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    done = run_command(root.parent, "tools/preprocess.py", f"root={root}", f"latents={ckpt}", *options)
     assert done.returncode == 0, done.stderr
     assert len(module(root, mask=MaskRule(margin=0.2)).train_dataset) == 1

@@ -32,6 +32,7 @@ from src.face.average_face import average_face
 from src.face.landmarks import mouth_opening
 from src.face.topology import LEFT_EYE, RIGHT_EYE, STABLE
 from src.media.curves import audio_envelope
+from tests.commands import run_command
 
 MODEL = Path(os.environ.get("SHARED_DIR", "../shared")) / "models" / "face_landmarker.task"
 SPEAKERS = [0, 1, 2, 3, 4, 5]
@@ -446,9 +447,8 @@ def test_settings_that_cannot_be_used_are_named(tmp_path, change, words):
     assert not (tmp_path / "store").exists()
 
 
-def test_a_bad_setting_of_the_command_is_one_sentence():
-    command = [sys.executable, "tools/make_synthetic.py", "size=8"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_a_bad_setting_of_the_command_is_one_sentence(tmp_path):
+    done = run_command(tmp_path, "tools/make_synthetic.py", "size=8")
     assert done.returncode == 2
     assert done.stderr.strip() == "error: size=8: give a whole number of pixels from 16 to 2048."
 
@@ -456,9 +456,7 @@ def test_a_bad_setting_of_the_command_is_one_sentence():
 def test_the_command_renders_a_store(tmp_path):
     settings = ["identities=1", "clips_per_identity=1", "seconds=0.2", "size=32", "workers=0"]
     for name, size, more in (("plain", 32, []), ("aligned", 64, ["alignment=mean_face", "alignment.size=64"])):
-        subprocess.run(
-            [sys.executable, "tools/make_synthetic.py", f"root={tmp_path / name}", *settings, *more], check=True
-        )
+        assert run_command(tmp_path, "tools/make_synthetic.py", f"root={name}", *settings, *more).returncode == 0
         assert [clip.size for clip in ClipStore(tmp_path / name)] == [(size, size)]
 
 

@@ -1,16 +1,13 @@
 """tools/drift.py as its user runs it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from src.media import write_video
-
-COMMAND = Path(__file__).resolve().parents[2] / "tools" / "drift.py"
+from tests.commands import Done, run_command
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +19,8 @@ def videos(tmp_path_factory) -> Path:
     return folder
 
 
-def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(COMMAND), *overrides]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+def run(folder: Path, *overrides: str) -> Done:
+    return run_command(folder, "tools/drift.py", *overrides)
 
 
 def test_a_plot_and_its_numbers(videos, tmp_path):
