@@ -1,4 +1,4 @@
-"""Turn raw videos into a clip store, add speech features or latents to it, or all of this (see --help)."""
+"""Turn raw videos into a clip store, add speech features, latents or other rows to it, or all of this (see --help)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,10 +7,12 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from src.cli import command
+from src.cli import command, require_file
 from src.datamodules.preprocessing.run import Preprocessing
 from src.datamodules.speech_features import write_features
 from src.errors import ConfigError
+
+NETWORK_STAGES = ("latents", "threedmm", "lip_targets")  # settings that name the weights of a frozen network
 
 # Settings that determine what a store contains; others (the number of workers) may change from run to run.
 DETERMINING = ("dataset", "alignment", "clips", "fractions", "seed")
@@ -20,20 +22,24 @@ DETERMINING = ("dataset", "alignment", "clips", "fractions", "seed")
 def main(cfg: DictConfig) -> None:
     """Compose, instantiate, run."""
     root = Path(cfg.root).expanduser()
-    if cfg.raw is None and cfg.get("features") is None and cfg.latents is None:
+    if all(cfg.get(stage) is None for stage in ("raw", "features", *NETWORK_STAGES)):
         raise ConfigError(
-            "There is nothing to do: give raw=FOLDER to prepare its videos, or for a store that exists features=log_mel (or another) or "
-            "latents=CHECKPOINT."
+            "There is nothing to do: give raw=FOLDER to prepare its videos, or for a store that exists features=log_mel (or another), "
+            "latents=CHECKPOINT, threedmm=WEIGHTS or lip_targets=WEIGHTS."
         )
     # Built before hours of work: their settings may be wrong.
     features = hydra.utils.instantiate(cfg.features, _convert_="all") if cfg.get("features") else None
     encode = _encoder(cfg) if cfg.latents is not None else None
+    for stage in NETWORK_STAGES[1:]:
+        if cfg[stage] is not None:
+            require_file(cfg[stage], stage)
     if cfg.raw is not None:
         _preprocessing(cfg, root).run()
     if features is not None:
         write_features(root, features)
     if encode is not None:
         encode(root)
+    _write_talker_rows(cfg, root)
 
 
 def _encoder(cfg: DictConfig) -> Callable[[Path], int]:
@@ -46,6 +52,23 @@ def _encoder(cfg: DictConfig) -> Callable[[Path], int]:
     load_first_stage(cfg.latents)
     options = {key: value for key, value in cfg.latent_options.items() if key != "mask"}
     return partial(write_latents, ckpt=cfg.latents, mask=hydra.utils.instantiate(cfg.latent_options.mask), **options)
+
+
+def _write_talker_rows(cfg: DictConfig, root: Path) -> None:
+    """What liveportrait_talker learns from, where it is asked for."""
+    if cfg.threedmm is None and cfg.lip_targets is None:
+        return
+    from src.datamodules.preprocessing.liveportrait_talker import (
+        write_lip_targets,
+        write_threedmm,
+    )  # networks, as above
+
+    options = dict(cfg.talker_options)
+    channels = options.pop("channels")
+    if cfg.threedmm is not None:
+        write_threedmm(root, cfg.threedmm, **options)
+    if cfg.lip_targets is not None:
+        write_lip_targets(root, cfg.lip_targets, channels=channels, **options)
 
 
 def _preprocessing(cfg: DictConfig, root: Path) -> Preprocessing:

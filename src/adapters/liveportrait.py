@@ -18,14 +18,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from src.errors import CheckpointError
+from src.nn.liveportrait.motion_extractor import MotionExtractor
 
 METHOD = "liveportrait"
 
 # Official file -> part of `LivePortrait`; "" is the file of the three small networks.
 SMALL_FILE = "stitching_retargeting_module"
+MOTION_FILE = MOTION = "motion_extractor"
 FILES = {
     "appearance_feature_extractor": "appearance",
-    "motion_extractor": "motion_extractor",
+    MOTION_FILE: MOTION,
     "warping_module": "warping",
     "spade_generator": "generator",
     SMALL_FILE: "",
@@ -126,6 +128,29 @@ def load_official(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     state_dict = from_official(files)
     model = {"_target_": "src.nn.liveportrait.LivePortrait", "_convert_": "all", **model_arguments(state_dict)}
     return {"model": model, "pipeline": {"_target_": "src.pipelines.liveportrait.LivePortraitPipeline"}}, state_dict
+
+
+def load_motion_extractor(path: str | Path) -> MotionExtractor:
+    """The motion extractor alone, frozen, from its file or from the folder that this lies in.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of another network.
+    """
+    place = find_file(Path(path), MOTION_FILE) if Path(path).is_dir() else Path(path)
+    if place is None or not place.is_file():
+        raise CheckpointError(
+            f"{path} has no {MOTION_FILE}.pth: fetch it with python tools/download_models.py method={METHOD}, or give its path."
+        )
+    weights = network_from_official(MOTION, _read(place))
+    try:
+        shapes = {f"{MOTION}.{key}": tuple(value.shape) for key, value in weights.items()}
+        net = MotionExtractor(**_motion_arguments(shapes))
+        net.load_state_dict(weights)
+    except (LookupError, AttributeError, TypeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{place} does not hold LivePortrait's motion extractor: give {MOTION_FILE}.pth."
+        ) from error
+    return net.eval().requires_grad_(False)
 
 
 def find_file(folder: Path, file: str) -> Path | None:

@@ -1,22 +1,32 @@
 """The original's data for MappingNet: a `.mat` file of 3D morphable model coefficients beside every clip of VoxCeleb2.
 
+Batches are those of `src.datamodules.liveportrait_talker`.
+
 <root>/<identity>/<YouTube id>/<number>.mp4    25 frames per second, whole frames
 <root>/<identity>/<YouTube id>/<number>.mat    `threedmm` (t, 70): expression 64, angle 3, translation 3;
                                                `face_crop_list` (t, 4): left, top, right, bottom of the face;
                                                `landmarks_list` (t, 68, 2); `frame_number_list` (1, t)
+<root>/lip_targets/<identity>/<YouTube id>/<number>.npy    float32 (t, 6, 3), made of the clip before the first training
 """
 
+import functools
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 from scipy.io import loadmat, savemat
 from scipy.io.matlab import MatReadError
 
+from src.datamodules.liveportrait_talker import LIP_TARGETS, ExpressionDataModule, ExpressiveClip
 from src.errors import StoreError
 from src.media import atomic_path
 from src.media.fixed_point import resize_fixed_point
+
+log = logging.getLogger(__name__)
 
 N_EXPRESSIONS = 64  # the first columns of the coefficients
 
@@ -112,3 +122,120 @@ def write_coefficients(path: Path, clip: FaceCoefficients) -> None:
             "frame_number_list": clip.frames[None],
         }
         savemat(file, content)
+
+
+def lips_path(root: Path, coefficients: Path) -> Path:
+    """Where the lip key points of a clip lie, by the path of its `.mat` file."""
+    return root / LIP_TARGETS / coefficients.relative_to(root).with_suffix(".npy")
+
+
+@dataclass(frozen=True)
+class LayoutExpressions:
+    """An `ExpressiveClip` of the layout.
+
+    Attributes:
+        root: folder of the layout.
+        path: of the `.mat` file.
+    """
+
+    root: Path
+    path: Path
+
+    @property
+    def coefficients(self) -> Float32[np.ndarray, "t 64"]:
+        """See `ExpressiveClip`."""
+        return _expressions(self.path)
+
+    @property
+    def lips(self) -> Float32[np.ndarray, "t 6 3"]:
+        """See `ExpressiveClip`."""
+        return np.load(lips_path(self.root, self.path), mmap_mode="r", allow_pickle=False)
+
+    @property
+    def frames(self) -> Int64[np.ndarray, " f"]:
+        """See `ExpressiveClip`: the original drops clips in which a face was missed."""
+        return np.arange(len(self.coefficients))
+
+
+@functools.lru_cache(1024)
+def _expressions(path: Path) -> Float32[np.ndarray, "t 64"]:
+    return read_coefficients(path).coefficients[:, :N_EXPRESSIONS]
+
+
+class LivePortraitTalkerLayoutDataModule(ExpressionDataModule):
+    """Training and validation clips of two folders in the original's layout.
+
+    Args:
+        root: folder of the training clips.
+        val_root: folder of the validation clips.
+        motion_extractor: LivePortrait's motion_extractor.pth, or the folder that it lies in: finds the lips that are missing.
+        channels: order of the colours that it is given: `rgb`, as at inference, or `bgr`, as the original trains.
+        extract_batch_size: frames per pass of it.
+        batch_size: see `src.datamodules.liveportrait_talker`, as all that follow.
+        window: idem.
+        draws_per_clip: idem.
+        num_workers: idem.
+        persistent_workers: idem.
+        pin_memory: idem.
+        prefetch_factor: idem.
+        limit_clips: idem.
+        seed: idem.
+
+    Raises:
+        ConfigError: a setting that cannot be used.
+        CheckpointError: there is no motion extractor.
+        StoreError: a folder has no clip, or its lips were found by other weights.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        val_root: str | Path,
+        motion_extractor: str | Path,
+        batch_size: int = 64,
+        *,
+        channels: Literal["rgb", "bgr"] = "rgb",
+        extract_batch_size: int = 28,
+        window: Sequence[int] = (14, 14),
+        draws_per_clip: int = 1,
+        num_workers: int = 0,
+        persistent_workers: bool = True,
+        pin_memory: bool = True,
+        prefetch_factor: int = 2,
+        limit_clips: int | None = None,
+        seed: int = 42,
+    ) -> None:
+        loading: dict[str, Any] = {
+            "num_workers": num_workers,
+            "persistent_workers": persistent_workers,
+            "pin_memory": pin_memory,
+            "prefetch_factor": prefetch_factor,
+        }
+        super().__init__(
+            batch_size, window=window, draws_per_clip=draws_per_clip, limit_clips=limit_clips, seed=seed, **loading
+        )
+        self.prepare_data_per_node = False  # the nodes of a cluster see one folder
+        self.roots = {"train": Path(root), "val": Path(val_root)}
+        self.motion_extractor = motion_extractor
+        self.channels: Literal["rgb", "bgr"] = channels
+        self.extract_batch_size = extract_batch_size
+
+    def prepare_data(self) -> None:
+        """Find the lips that are missing."""
+        from src.datamodules.preprocessing.liveportrait_talker import write_layout_lips  # networks: not for readers
+
+        for root in dict.fromkeys(self.roots.values()):
+            write_layout_lips(root, self.motion_extractor, channels=self.channels, batch_size=self.extract_batch_size)
+
+    def clips_of(self, use: Literal["train", "val"]) -> Sequence[ExpressiveClip]:
+        """See `ExpressionDataModule`."""
+        root = self.roots[use]
+        files = coefficient_files(root)
+        found = [LayoutExpressions(root, path) for path in files if lips_path(root, path).is_file()]
+        if not found:
+            raise StoreError(
+                f"{root}: not one of the {len(files)} clips has lips; look at {root / LIP_TARGETS}/failures.csv."
+            )
+        if len(found) < len(files):
+            log.info("%s: %d of %d clips have no lips and are left out", root, len(files) - len(found), len(files))
+        return found

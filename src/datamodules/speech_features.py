@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32
@@ -18,15 +19,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from src.audio.features import FPS, TOLERANCE, SpeechFeatures
 from src.audio.imported import ImportedFeatures
 from src.datamodules.store import SAFE_ID, Clip, ClipStore
+from src.datamodules.synthetic.articulation import ArticulationFeatures
 from src.datamodules.tables import plain, read_rows, require_settings, save_array, write_rows
 from src.errors import ConfigError, StoreError, VisemeError
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 FAILURE_COLUMNS = ("id", "reason")
 OTHER_SETTINGS = "give these features another name (features.name=...), or delete the folder"  # what to do then
 
-Features = SpeechFeatures | ImportedFeatures
+Features = SpeechFeatures | ImportedFeatures | ArticulationFeatures
 
 
 @dataclass
@@ -81,9 +85,9 @@ def write_features(root: Path, features: Features, *, progress: bool = True) -> 
     require_settings(folder, features.settings, OTHER_SETTINGS)
     result = Extraction(present=len(clips) - len(missing), failures=mute)
     began = time.perf_counter()
-    for clip in _shown(pending, features.name, progress):
+    for clip in shown(pending, features.name, progress):
         _extract(folder, clip, features, result)
-    _write_failures(folder, result.failures)
+    write_failures(folder, result.failures)
     _summarise(root, features.name, result, time.perf_counter() - began)
     return result
 
@@ -101,7 +105,7 @@ def stored_features(clip: Clip, features: Features) -> Float32[np.ndarray, "t d"
 
 def _without_sound(clips: Iterable[Clip], features: Features) -> dict[str, str]:
     """The clips that no encoder can do anything for, by id with the reason; files of another program may know their sound."""
-    if isinstance(features, ImportedFeatures):
+    if not isinstance(features, SpeechFeatures):
         return {}
     return {clip.id: f"Clip {clip.id} has no sound." for clip in clips if not clip.has_audio}
 
@@ -120,9 +124,9 @@ def _extract(folder: Path, clip: Clip, features: Features, result: Extraction) -
 
 
 def _rows(clip: Clip, features: Features) -> Float32[np.ndarray, "t d"]:
-    if isinstance(features, ImportedFeatures):
-        return features.read(clip.id, clip.n_frames, clip.source, clip.start)
-    return features(clip.audio(), clip.n_frames)
+    if isinstance(features, SpeechFeatures):
+        return features(clip.audio(), clip.n_frames)
+    return features.read(clip.id, clip.n_frames, clip.source, clip.start)
 
 
 def _is_made(folder: Path, clip: Clip) -> bool:
@@ -147,8 +151,8 @@ def _require_frame_rate(root: Path, clips: list[Clip]) -> None:
         )
 
 
-def _shown(clips: list[Clip], name: str, progress: bool) -> Iterator[Clip]:
-    """The clips, with a bar on standard error."""
+def shown(clips: Sequence[T], name: str, progress: bool) -> Iterator[T]:
+    """The clips, or their names, with a bar on standard error."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -160,7 +164,7 @@ def _shown(clips: list[Clip], name: str, progress: bool) -> Iterator[Clip]:
         yield from bar.track(clips, description=f"{name} features")
 
 
-def _write_failures(folder: Path, failures: Mapping[str, str]) -> None:
+def write_failures(folder: Path, failures: Mapping[str, str]) -> None:
     """The table of clips without features; none where all have them. A store that cannot be written is left alone where nothing changes."""
     path = folder / "failures.csv"
     rows = [{"id": id, "reason": reason} for id, reason in failures.items()]
@@ -190,23 +194,22 @@ def _summarise(root: Path, name: str, result: Extraction, seconds: float) -> Non
     )
 
 
-def clips_with_features(clips: Sequence[Clip], features: Features) -> list[Clip]:
-    """Those clips of a store that have the features; StoreError where none has.
+def clips_with_features(clips: Sequence[Clip], features: Features | str) -> list[Clip]:
+    """Those clips of a store that have the features, or the rows of that name; StoreError where none has.
 
     Clips without sound have none, nor have those that the extraction listed in its `failures.csv`.
     """
-    folder = clips[0].root / "features" / features.name
+    name = features if isinstance(features, str) else features.name
+    folder = clips[0].root / "features" / name
     present = {path.stem for path in folder.glob("*.npy")}
     found = [clip for clip in clips if clip.id in present]
     if not found:
         raise StoreError(
-            f"None of the {len(clips)} {clips[0].split} clips of {clips[0].root} has {features.name} features: "
+            f"None of the {len(clips)} {clips[0].split} clips of {clips[0].root} has {name} features: "
             f"look at {folder / 'failures.csv'}, or extract them with tools/preprocess.py."
         )
     if len(found) < len(clips):
-        log.info(
-            "%d of %d clips have no %s features and are left out", len(clips) - len(found), len(clips), features.name
-        )
+        log.info("%d of %d clips have no %s features and are left out", len(clips) - len(found), len(clips), name)
     return found
 
 

@@ -62,7 +62,7 @@ def write_latents(
     settings = {"first_stage": fingerprint, **frame_settings(resolution, mask)}
     require_settings(folder, settings, "choose another latent_options.name, or delete the folder")
     net = net.to(_device(device))
-    pending = [clip for clip in clips if not _is_made(folder, clip)]
+    pending = [clip for clip in clips if not is_made(folder, clip)]
     log.info("%s: %d clips to encode, %d have latents", folder, len(pending), len(clips) - len(pending))
     began, n_frames = time.perf_counter(), 0
     for clip in pending:
@@ -83,7 +83,7 @@ def _encode_clip(
     """Latents of the whole and of the masked frames."""
     device = next(net.parameters()).device
     whole, masked = [], []
-    for frames in _chunks(clip.n_frames, batch_size):
+    for frames in chunks(clip.n_frames, batch_size):
         pictures = to_signed(read_pictures(clip, frames, resolution).to(device))
         kept = torch.from_numpy(masks_of_frames(clip.landmarks[frames], clip.size, resolution, mask)).to(device)
         whole.append(net.encode(pictures).half().cpu().numpy())
@@ -91,13 +91,14 @@ def _encode_clip(
     return np.concatenate(whole), np.concatenate(masked)
 
 
-def _chunks(n_frames: int, size: int) -> Iterator[np.ndarray]:
+def chunks(n_frames: int, size: int) -> Iterator[np.ndarray]:
+    """Numbers of the frames, `size` at a time."""
     for start in range(0, n_frames, size):
         yield np.arange(start, min(start + size, n_frames))
 
 
-def _is_made(folder: Path, clip: Clip) -> bool:
-    """Whether the clip has latents of its length that are no older than its video."""
+def is_made(folder: Path, clip: Clip) -> bool:
+    """Whether the folder has an array of the clip's length that is no older than its video."""
     path = folder / f"{clip.id}.npy"
     if not path.is_file() or clip.video_path.stat().st_mtime > path.stat().st_mtime:
         return False

@@ -11,7 +11,7 @@ from src.datamodules.synthetic.expression import Controls, blendshape_scores, de
 from src.datamodules.synthetic.head import SyntheticHead
 from src.datamodules.synthetic.motion import facial_motion, head_motion
 from src.datamodules.synthetic.pose import Pose
-from src.datamodules.synthetic.speech import Utterance, babble
+from src.datamodules.synthetic.speech import Utterance, spoken
 from src.datamodules.synthetic.voice import CONTROL_RATE, SAMPLE_RATE, speak
 
 Motion = TypeVar("Motion", Controls, Pose)
@@ -71,9 +71,8 @@ class Performance:
 def perform(head: SyntheticHead, seed: int, n_frames: int, fps: float = 25.0) -> Performance:
     """Let a head speak for `n_frames` frames; what and how follows from `seed` and the identity."""
     who = head.identity
-    rng = np.random.default_rng([seed, who.seed, 0x5EED])
     duration = n_frames / fps
-    utterance = babble(rng, duration, who.speech_rate)
+    utterance, rng = spoken(who, seed, duration)
     # Everything moves on the clock of the sound, 200 times a second; a frame shows the middle of its interval.
     clock = (np.arange(int(np.ceil(duration * CONTROL_RATE)) + 1) + 0.5) / CONTROL_RATE
     pose = head_motion(rng, who, utterance, clock)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float64
 
+from src.datamodules.synthetic.identity import Identity
+
 ARTICULATORS = ("jaw", "close", "wide", "pucker", "funnel", "press", "upper_up", "lower_down", "tuck", "tongue")
 
 
@@ -105,6 +107,12 @@ class Utterance:
     def phonemes(self) -> list[Phoneme]:
         """The table entries of the sequence."""
         return [PHONEMES[name] for name in self.names]
+
+
+def spoken(who: Identity, seed: int, duration: float) -> tuple[Utterance, np.random.Generator]:
+    """What a person says in a take of `duration` seconds, and the generator that everything else of the take is drawn from."""
+    rng = np.random.default_rng([seed, who.seed, 0x5EED])
+    return babble(rng, duration, who.speech_rate), rng
 
 
 def babble(rng: np.random.Generator, duration: float, rate: float = 1.0) -> Utterance:
