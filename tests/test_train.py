@@ -14,6 +14,7 @@ import torch
 
 from src.checkpoint import check_targets
 from src.cli import CONF_DIR
+from tests.commands import run_command
 from tests.stores import write_pattern_store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,28 +105,22 @@ def test_every_experiment_takes_two_steps_in_debug_mode(name, store, tmp_path):
         "difftalk": ["features=log_mel", "features.hops=2", "features.n_mels=32", "net.audio_dim=64"]
         + ["features.name=debug", "net.model_channels=32", "model.first_stage.channels=32"]
         + ["datamodule.resolution=64", f"net.image_size={32 if name == 'difftalk_synthetic' else 16}"],
+        "liveportrait_talker": ["features=log_mel", "features.hops=2", "features.n_mels=32", "features.name=debug"]
+        + ["datamodule.features=${features}", "net.n_coefficients=64", "net.width=32", "datamodule.lips=landmarks"],
     }
     with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = hydra.compose("train", [f"experiment={name}"])
     method = cfg.method
     if method == "landmark_driven":
         own[method].append(f"net.block_out_channels={[64] * len(cfg.net.block_out_channels)}")
-    result = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "train.py"),
-            f"experiment={name}",
-            "debug=true",
-            f"datamodule.root={store}",
-            "datamodule.resolution=32",
-            *own[method],
-        ],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "2"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    settings = [
+        f"experiment={name}",
+        "debug=true",
+        f"datamodule.root={store}",
+        *(["datamodule.resolution=32"] if "resolution" in cfg.datamodule else []),
+        *own[method],
+    ]
+    result = run_command(tmp_path, "train.py", *settings)
     assert result.returncode == 0, result.stderr
     checkpoint = content(newest_run(tmp_path))
     assert checkpoint["global_step"] == 2
@@ -196,9 +191,7 @@ def test_two_processes_learn_like_one_with_the_same_global_batch(store, tmp_path
     ],
 )
 def test_mistakes_end_in_one_sentence(overrides, says, tmp_path):
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *overrides], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    result = run_command(tmp_path, "train.py", *overrides)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert says in result.stderr.strip().splitlines()[-1]
