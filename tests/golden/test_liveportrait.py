@@ -33,7 +33,7 @@ from src.nn.liveportrait import (
 )
 from src.nn.liveportrait.corrections import Corrections, Ratios, beside, corrected
 from src.nn.liveportrait.expressions import edited, gaze
-from src.nn.liveportrait.talker import pupils, talking_points
+from src.nn.liveportrait_talker.driving import Eyes, driving_key_points
 from src.pipelines.footage import Footage
 from src.pipelines.liveportrait import to_frames, to_pictures
 from tests.golden.conftest import GOLDEN_DIR, GoldenCase, golden_cases
@@ -464,25 +464,25 @@ def check_talker_render(case: GoldenCase) -> None:
     lips = inputs["mapped_exp"].unflatten(1, (6, 3))
     n = len(lips)
     smoothing = case.meta["driving_smooth_observation_variance"]
-    eyes = beside(inputs["source_eye_ratio"][:1], inputs["driving_blink"][:, :1])
+    eyes = Eyes(model.eyes, inputs["source_eye_ratio"][0], inputs["driving_blink"][:, 0])
     for options in case.meta["cases"]:
         name, video = options["name"], options["source"] == "video"
         rotation = motion[slice(n, None)].rotation if options["reference_pose"] else None
         if rotation is not None and not (video or options["still"]):
             rotation = keypoints.kalman_smooth(rotation, smoothing)
         source = motion[slice(0, n if video else 1)]
-        x_d = talking_points(
-            model, source, lips, source_is_video=video, rotation=rotation, eyes=None if video else eyes,
-            edits=pupils(options["pupil_x"], options["pupil_y"]), multiplier=options["driving_multiplier"],
+        x_s, x_d = driving_key_points(
+            source, lips, rotation, stitching=model.stitching, eyes=None if video else eyes,
+            pupils=(options["pupil_x"], options["pupil_y"]), multiplier=options["driving_multiplier"],
             smoothing=smoothing,
         )  # fmt: skip
-        assert_close(source.points(), case.outputs[f"{name}.x_s"], f"{name}: x_s", tolerance)
+        assert_close(x_s[: len(source)], case.outputs[f"{name}.x_s"], f"{name}: x_s", tolerance)
         assert_close(x_d, case.outputs[f"{name}.x_d"], f"{name}: x_d", tolerance)
     eyes98 = crop.ratios(inputs["lmk98"].numpy(), crop.POINTS_98)[0]
     assert_close(torch.from_numpy(eyes98).float(), case.outputs["eye_ratio_wflw98"], "eye ratios", tolerance)
     for name, value in below(case.outputs, "retarget_pupil").items():
         x, y = (float(number) for number in name.strip("()").split(","))
-        assert_close(edited(inputs["delta"], pupils(x, y)), value, f"pupils {name}", tolerance)
+        assert_close(edited(inputs["delta"], gaze(x, y, lids=False)), value, f"pupils {name}", tolerance)
 
 
 # --- crops

@@ -6,11 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from src.nn.liveportrait.expressions import edited, gaze
 from src.nn.liveportrait.keypoints import LIP, Motion, kalman_smooth, shifted, stacked, transform
 from src.nn.liveportrait_talker.head_motion import SMOOTHING
-
-LEFT_PUPIL, RIGHT_PUPIL = 11, 15  # key points
-_GAZE, _GAZE_AWAY = 0.001, 0.0007  # per unit of `pupils`; the eye that the gaze leaves turns less
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def driving_key_points(
         rotations: of the head; None: the source's.
         stitching: LivePortrait's network that makes the shoulders meet the rest of the picture; None: they are left alone.
         eyes: for blinks; None: the source's eyes.
-        pupils: gaze to the right and up, about -15 to 15.
+        pupils: gaze to the right and up, about -15 to 15; the lids stay.
         multiplier: of the whole motion.
         smoothing: observation variance of the Kalman smoother over the lips of a video.
     """
@@ -60,7 +58,7 @@ def driving_key_points(
     exp = source.exp.expand(n, -1, -1).clone()
     mouth = source.exp[:1, list(LIP)] + moved
     exp[:, list(LIP)] = mouth if len(source) == 1 else kalman_smooth(mouth, smoothing)
-    turn_pupils(exp, pupils)
+    exp = edited(exp, gaze(*pupils, lids=False))
     x_s = source.points().expand(n, -1, -1)
     rotation = source.rotation if rotations is None else rotations
     x_d = transform(source.kp, rotation, exp, source.scale, source.t)
@@ -69,12 +67,3 @@ def driving_key_points(
     if stitching is not None:
         x_d = shifted(x_d, stitching(torch.cat([x_s.flatten(1), x_d.flatten(1)], dim=1)))
     return x_s, x_s + (x_d - x_s) * multiplier
-
-
-def turn_pupils(exp: Float[Tensor, "t k 3"], pupils: tuple[float, float]) -> None:
-    """Add a gaze to expressions, in place (the weights are those of AdvancedLivePortrait)."""
-    x, y = pupils
-    left, right = (_GAZE_AWAY, _GAZE) if x > 0 else (_GAZE, _GAZE_AWAY)
-    exp[:, LEFT_PUPIL, 0] += left * x
-    exp[:, RIGHT_PUPIL, 0] += right * x
-    exp[:, [LEFT_PUPIL, RIGHT_PUPIL], 1] -= _GAZE * y
