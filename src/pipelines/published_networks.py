@@ -12,6 +12,7 @@ from src.checkpoint import WEIGHTS_FILE, instantiate, load
 from src.errors import CheckpointError, ConfigError
 from src.model_files import models_dir
 from src.nn.liveportrait_talker import MappingNet, TalkingPortrait
+from src.nn.liveportrait_talker.exp_net import EXPRESSIONS
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,11 @@ def talking_portrait(model: nn.Module, models: str | Path | None = None) -> Talk
     if not isinstance(net, MappingNet):
         raise CheckpointError(
             "the checkpoint holds no MappingNet: give one that train.py made for liveportrait_talker."
+        )
+    if (given := net.first.in_channels) != EXPRESSIONS:
+        raise CheckpointError(
+            f"the checkpoint's MappingNet hears other features, {given} numbers a frame: only one that was trained on the {EXPRESSIONS} "
+            "expression coefficients makes videos, see docs/liveportrait_talker.md."
         )
     place = models_dir() if models is None else Path(models)
     settings, state_dict = _published(place)

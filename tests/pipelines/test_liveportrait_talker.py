@@ -261,6 +261,10 @@ def test_settings_that_cannot_be_used_are_a_sentence(model, options, says):
 def test_a_network_of_another_kind_is_a_sentence():
     with pytest.raises(CheckpointError, match="holds no MappingNet"):
         LivePortraitTalkerPipeline(nn.Linear(1, 1))
+    trained = nn.Module()
+    trained.net = MappingNet(n_coefficients=20, width=8)
+    with pytest.raises(CheckpointError, match="other features, 20 numbers a frame"):
+        LivePortraitTalkerPipeline(trained)
 
 
 def test_what_is_missing_is_a_sentence(make, root):
