@@ -26,6 +26,7 @@ from src.face.liveportrait_talker import face_rectangle
 from src.media import VideoReader, write_video
 from src.nn.liveportrait.keypoints import LIP
 from src.nn.liveportrait.motion_extractor import MotionExtractor
+from tests.commands import run_command
 from tests.heads import write_heads
 
 N_FRAMES = 7
@@ -145,6 +146,17 @@ def test_other_files_are_refused(root, tmp_path):
     torch.save({"a": torch.zeros(2)}, other)
     with pytest.raises(CheckpointError, match="does not hold LivePortrait's motion extractor"):
         write_lip_targets(root, other)
+
+
+def test_the_command(root, extractor, tmp_path):
+    done = run_command(
+        tmp_path, "tools/preprocess.py", f"root={root}", f"lip_targets={extractor}", "talker_options.device=cpu"
+    )
+    assert done.returncode == 0, done.stderr
+    assert ClipStore(root)[0].features(LIP_TARGETS).shape == (N_FRAMES, 6, 3)
+    missing = run_command(tmp_path, "tools/preprocess.py", f"root={root}", "threedmm=nowhere.safetensors")
+    assert missing.returncode == 2
+    assert "threedmm=nowhere.safetensors: there is no such file" in missing.stderr
 
 
 # --- the original's layout

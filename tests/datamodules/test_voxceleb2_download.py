@@ -1,6 +1,5 @@
 """Fetching VoxCeleb2 politely and cutting it right; nothing is fetched here."""
 
-import logging
 import sys
 from types import SimpleNamespace
 
@@ -21,6 +20,7 @@ from src.datamodules.preprocessing.voxceleb2_download import (
 from src.datamodules.tables import read_rows
 from src.errors import ConfigError, StoreError
 from src.media import VideoReader, probe, read_audio, write_video, write_wav
+from tests.commands import run_command
 
 HEADER = (
     "Identity  : \t{}\nReference : \t{}\nOffset    : \t1\nFV Conf   : \t1\nASD Conf  : \t4\n\nFRAME \tX \tY \tW \tH \n"
@@ -140,6 +140,14 @@ def test_a_run_says_beforehand_how_much_it_is(tmp_path, annotations):
     assert len(made.pending(annotations, limit=1)) == 1
 
 
+def test_a_dry_run_of_the_command_fetches_nothing(tmp_path, annotations):
+    options = [f"annotations={annotations}", f"root={tmp_path / 'clips'}", "dry_run=true"]
+    done = run_command(tmp_path, "tools/download_voxceleb2.py", *options)
+    assert done.returncode == 0, done.stderr
+    assert "missing: 2 videos with 3 utterances" in done.stdout + done.stderr
+    assert not (tmp_path / "clips").exists()
+
+
 def test_another_video_is_no_utterance(tmp_path, films):
     annotation = read_annotation(annotate(tmp_path, "id00001", "aaa", 1, 200))
     with pytest.raises(StoreError, match=r"lasts 4.0 s, but an utterance begins at 8.0 s"):
@@ -203,9 +211,15 @@ def test_pictures_and_sound_are_asked_for_apart_within_the_limits(monkeypatch, t
     assert [options["ratelimit"] for options in module.YoutubeDL.seen] == [1e6, 1e6]
 
 
-@pytest.mark.parametrize(("message", "kind"), [("ERROR: Private video", GoneError), ("ERROR: timed out", FetchError)])
-def test_what_is_gone_is_told_from_what_failed(monkeypatch, tmp_path, message, kind, caplog):
-    caplog.set_level(logging.INFO)
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("ERROR: Private video", GoneError),
+        ("ERROR: Unable to download webpage: timed out", FetchError),
+        ("ERROR: HTTP Error 503: Service Unavailable", FetchError),
+    ],
+)
+def test_what_is_gone_is_told_from_what_failed(monkeypatch, tmp_path, message, kind):
     monkeypatch.setitem(sys.modules, "yt_dlp", fake_yt_dlp(message))
     with pytest.raises(FetchError) as caught:
         YtDlpFetcher()("abc", tmp_path)

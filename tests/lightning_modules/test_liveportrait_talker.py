@@ -14,7 +14,7 @@ from src.errors import ConfigError
 from src.lightning_modules.liveportrait_talker import LivePortraitTalker, mouth_opening
 from src.nn.liveportrait_talker import MappingNet, coefficient_windows, lip_loss
 
-N_FRAMES = 60
+N_FRAMES = 75
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def voices(tmp_path_factory):
     """A store of synthetic people, their pictures left out; each speaks once, and no voice of one split is in the other."""
     root = tmp_path_factory.mktemp("voices") / "store"
     with StoreWriter(root, 16) as writer:
-        for person in range(6):
+        for person in range(8):
             take = perform(SyntheticHead(person, 16), 0, N_FRAMES)
             writer.add(
                 f"head{person}",
@@ -31,15 +31,15 @@ def voices(tmp_path_factory):
                 take.landmarks,
                 take.blendshapes,
                 audio=take.audio,
-                split="validation" if person == 5 else "train",
+                split="validation" if person >= 6 else "train",
                 source=f"synthetic/{person}/0",
             )
         writer.finish()
     return root
 
 
-def data(root, batch_size: int = 32, **options) -> LivePortraitTalkerDataModule:
-    features = ArticulationFeatures(16)
+def data(root, batch_size: int = 32, name: str = "words", **options) -> LivePortraitTalkerDataModule:
+    features = ArticulationFeatures(16, name)
     return LivePortraitTalkerDataModule(
         root, batch_size, features=features, n_coefficients=16, lips="landmarks", **options
     )
@@ -62,30 +62,35 @@ def trained(module: LivePortraitTalker, datamodule: LivePortraitTalkerDataModule
 
 
 def adam(parameters):
-    return torch.optim.Adam(parameters, lr=3e-3)
+    return torch.optim.Adam(parameters, lr=1e-2)
 
 
-def test_it_learns_the_lips_of_a_voice_that_it_has_not_heard(voices):
-    """The coefficients follow from what is said, the lips from the face that says it."""
+@pytest.mark.slow
+def test_it_learns_the_lips_of_voices_that_it_has_not_heard(voices, monkeypatch):
+    """The coefficients follow from what is said, the lips from the face that says it; the words of another take teach nothing."""
     torch.manual_seed(0)
-    metrics = trained(LivePortraitTalker(MappingNet(16, 24), adam), data(voices, draws_per_clip=40), 120)
-    assert metrics["val/ratio"] > 1.5
-    assert metrics["val/mouth_correlation"] > 0.8
-    assert metrics["val/loss"] < 0.02
+    module = LivePortraitTalker(MappingNet(16, 32), adam)
+    metrics = trained(module, data(voices, draws_per_clip=40), 300)
+    assert metrics["val/ratio"] > 1.7
+    assert metrics["val/mouth_correlation"] > 0.85
 
-
-def test_coefficients_of_another_take_teach_nothing_of_the_lips(voices, monkeypatch):
-    """Nothing but the speech tells the lips: with the words of another take, the mean lips are not beaten."""
     read = ArticulationFeatures.read
     monkeypatch.setattr(
         ArticulationFeatures, "read", lambda self, id, n, source="", start=0.0: read(self, id, n, f"{source}9", start)
     )
-    features = ArticulationFeatures(16, "other_words")
-    datamodule = LivePortraitTalkerDataModule(
-        voices, 32, features=features, n_coefficients=16, lips="landmarks", draws_per_clip=40
-    )
     torch.manual_seed(0)
-    assert trained(LivePortraitTalker(MappingNet(16, 24), adam), datamodule, 60)["val/ratio"] < 1.15
+    module = LivePortraitTalker(MappingNet(16, 32), adam)
+    metrics = trained(module, data(voices, draws_per_clip=40, name="other_words"), 300)
+    assert metrics["val/ratio"] < 1.1
+    assert abs(metrics["val/mouth_correlation"]) < 0.5
+
+
+def test_a_few_steps_lower_the_error(voices):
+    torch.manual_seed(0)
+    datamodule = data(voices, draws_per_clip=40)
+    module = LivePortraitTalker(MappingNet(16, 16), adam)
+    before, after = (trained(module, datamodule, steps)["val/loss"] for steps in (1, 40))
+    assert after < before
 
 
 def test_the_step_is_the_original_loss():

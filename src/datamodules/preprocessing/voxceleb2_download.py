@@ -8,7 +8,6 @@ A video is fetched whole, cut, and deleted. What has been cut is never fetched a
 
 import logging
 import shutil
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +27,17 @@ log = logging.getLogger(__name__)
 
 FAILURE_COLUMNS = ("identity", "video", "reason")
 _CHUNK = 32  # frames at a time
-_GONE = ("unavailable", "private", "removed", "terminated", "copyright", "not available", "age")  # of yt-dlp's messages
+# What yt-dlp says of videos that will not come back.
+_GONE = (
+    "video unavailable",
+    "private video",
+    "removed",
+    "terminated",
+    "copyright",
+    "not available",
+    "confirm your age",
+)
+_UNFINISHED = (".part", ".ytdl")  # files of its own
 
 
 class FetchError(VisemeError):
@@ -107,7 +116,7 @@ class YtDlpFetcher:
             message = " ".join(str(error).split())
             kind = GoneError if any(word in message.lower() for word in _GONE) else FetchError
             raise kind(f"{video}: {message}") from error
-        found = sorted(stem.parent.glob(f"{stem.name}.*"))
+        found = [path for path in sorted(stem.parent.glob(f"{stem.name}.*")) if path.suffix not in _UNFINISHED]
         if not found:
             raise FetchError(f"{video}: nothing was saved.")
         return found[0]
@@ -206,7 +215,8 @@ class Download:
         """Cut all missing utterances of a video; their number."""
         annotations = {path: read_annotation(path) for path in wanted.annotations}  # before anything is fetched
         self.root.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".fetching-", dir=self.root))
+        folder = self.root / f".fetching-{wanted.video}"  # after a crash it is still there, and the fetcher goes on
+        folder.mkdir(exist_ok=True)
         try:
             files = self._patiently(wanted.video, folder, fetch)
             for path, annotation in annotations.items():
