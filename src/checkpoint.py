@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from src.adapters import difftalk, diffused_heads, liveportrait, liveportrait_talker
+from src.adapters import difftalk, diffused_heads, liveportrait, liveportrait_talker, moditalker_atom, moditalker_mtov
 from src.adapters.landmark_driven import load_diffusers_folder, release_config
 from src.errors import CheckpointError
 from src.media import atomic_path
@@ -48,10 +48,13 @@ PUBLISHED: dict[str, Callable[[Path, Weights], tuple[dict[str, Any], dict[str, T
     diffused_heads.METHOD: lambda path, _: diffused_heads.load_official(path),  # has no average
     difftalk.METHOD: difftalk.load_official,
     difftalk.AUTOENCODER_METHOD: difftalk.load_official_autoencoder,
+    moditalker_atom.METHOD: moditalker_atom.load_official,
     liveportrait.METHOD: lambda path, _: liveportrait.load_official(path),  # has no average
     liveportrait_talker.METHOD: lambda path, _: liveportrait_talker.load_official(path),  # has no average
+    moditalker_mtov.METHOD: lambda path, _: moditalker_mtov.load_official(path),  # has the average alone
+    moditalker_mtov.AUTOENCODER_METHOD: lambda path, _: moditalker_mtov.load_official_autoencoder(path),  # has no average
 }
-FOLDERS = {liveportrait.METHOD, liveportrait_talker.METHOD}  # published as several files, which can be downloaded
+FOLDERS = {liveportrait.METHOD, liveportrait_talker.METHOD, moditalker_mtov.METHOD}  # published as several files
 
 
 @dataclass(frozen=True)

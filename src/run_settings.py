@@ -23,7 +23,11 @@ DEBUG = {
 DEBUG_MODEL = {
     "sample_steps": 7,
     "eval_frames": 1,
+    "eval_clips": 1,
     "first_stage_ckpt": "untrained",
+    "autoencoder_ckpt": "untrained",
+    "landmark_autoencoder_ckpt": "untrained",
+    "init_ckpt": "untrained",
 }  # where the model has such settings
 DEBUG_SAMPLES = {"n_samples": 1, "n_frames": 1}
 

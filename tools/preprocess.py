@@ -8,6 +8,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from src.cli import command, require_file
+from src.datamodules.preprocessing.recordings import RecordingSource, WritesStore
 from src.datamodules.preprocessing.run import Preprocessing
 from src.datamodules.speech_features import write_features
 from src.errors import ConfigError
@@ -22,23 +23,26 @@ DETERMINING = ("dataset", "alignment", "clips", "fractions", "seed")
 def main(cfg: DictConfig) -> None:
     """Compose, instantiate, run."""
     root = Path(cfg.root).expanduser()
-    if all(cfg.get(stage) is None for stage in ("raw", "features", *NETWORK_STAGES)):
+    if all(cfg.get(stage) is None for stage in ("raw", "features", "clip_latents", *NETWORK_STAGES)):
         raise ConfigError(
             "There is nothing to do: give raw=FOLDER to prepare its videos, or for a store that exists features=log_mel (or another), "
-            "latents=CHECKPOINT, threedmm=WEIGHTS or lip_targets=WEIGHTS."
+            "latents=CHECKPOINT, clip_latents=[CHECKPOINT,CHECKPOINT], threedmm=WEIGHTS or lip_targets=WEIGHTS."
         )
     # Built before hours of work: their settings may be wrong.
     features = hydra.utils.instantiate(cfg.features, _convert_="all") if cfg.get("features") else None
     encode = _encoder(cfg) if cfg.latents is not None else None
+    encode_windows = _window_encoder(cfg) if cfg.clip_latents is not None else None
     for stage in NETWORK_STAGES[1:]:
         if cfg[stage] is not None:
             require_file(cfg[stage], stage)
     if cfg.raw is not None:
-        _preprocessing(cfg, root).run()
+        _prepare(cfg, root)
     if features is not None:
         write_features(root, features)
     if encode is not None:
         encode(root)
+    if encode_windows is not None:
+        encode_windows(root)
     _write_talker_rows(cfg, root)
 
 
@@ -52,6 +56,18 @@ def _encoder(cfg: DictConfig) -> Callable[[Path], int]:
     load_first_stage(cfg.latents)
     options = {key: value for key, value in cfg.latent_options.items() if key != "mask"}
     return partial(write_latents, ckpt=cfg.latents, mask=hydra.utils.instantiate(cfg.latent_options.mask), **options)
+
+
+def _window_encoder(cfg: DictConfig) -> Callable[[Path], int]:
+    """What encodes the windows of a store, its two checkpoints found to be autoencoders of them."""
+    from src.datamodules.preprocessing.clip_latents import read_autoencoders, write_clip_latents
+
+    if len(cfg.clip_latents) != 2:
+        raise ConfigError(
+            f"clip_latents={list(cfg.clip_latents)}: give two checkpoints, of the autoencoder of faces and of that of landmarks."
+        )
+    autoencoders = read_autoencoders(*cfg.clip_latents)
+    return partial(write_clip_latents, autoencoders=autoencoders, **cfg.clip_latent_options)
 
 
 def _write_talker_rows(cfg: DictConfig, root: Path) -> None:
@@ -71,11 +87,20 @@ def _write_talker_rows(cfg: DictConfig, root: Path) -> None:
         write_lip_targets(root, cfg.lip_targets, channels=channels, **options)
 
 
-def _preprocessing(cfg: DictConfig, root: Path) -> Preprocessing:
+def _prepare(cfg: DictConfig, root: Path) -> None:
+    """Write the clips of a data set: cut out of its videos, or what it has instead of them."""
     raw = Path(cfg.raw).expanduser().resolve()
+    dataset = hydra.utils.instantiate(cfg.dataset, _convert_="all")
+    if isinstance(dataset, WritesStore):
+        dataset.write_store(raw, root)
+    else:
+        _preprocessing(cfg, dataset, raw, root).run()
+
+
+def _preprocessing(cfg: DictConfig, dataset: RecordingSource, raw: Path, root: Path) -> Preprocessing:
     plain = {key: OmegaConf.to_object(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key] for key in DETERMINING}
     return Preprocessing(
-        dataset=hydra.utils.instantiate(cfg.dataset, _convert_="all"),
+        dataset=dataset,
         alignment=hydra.utils.instantiate(cfg.alignment, _convert_="all"),
         clips=hydra.utils.instantiate(cfg.clips),
         raw=raw,

@@ -1,5 +1,6 @@
 """Checkpoints while training: what is written last is always where training stopped."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from src.checkpoint import RECORD_KEY, load_pickled
-from src.errors import CheckpointError
+from src.errors import CheckpointError, ConfigError
 
 
 def check_resumable(path: Path, method: str, model: pl.LightningModule) -> None:
@@ -63,3 +64,38 @@ class TrainingCheckpoint(ModelCheckpoint):
         path = Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}"
         trainer.save_checkpoint(path, weights_only=False)  # with optimiser and loops, so that it resumes
         self._ended_at = trainer.global_step
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint that keeps what was best by the first of several measures that the validation logs.
+
+    A measure whose network is not loaded is not logged; then the next one decides.
+
+    Args:
+        monitors: names of measures, the most telling one first; all have the same `mode`.
+        options: of ModelCheckpoint.
+    """
+
+    def __init__(self, monitors: Sequence[str], **options: Any) -> None:
+        super().__init__(monitor=monitors[0], **options)
+        self.monitors = tuple(monitors)
+
+    @property
+    def state_key(self) -> str:
+        """The same whichever measure decides, so that a resumed run finds its state."""
+        return f"{type(self).__qualname__}{self.monitors}"
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write where the measure is better than ever.
+
+        Raises:
+            ConfigError: none of the measures is logged.
+        """
+        logged = [name for name in self.monitors if name in trainer.callback_metrics]
+        if not logged and not trainer.sanity_checking:
+            raise ConfigError(
+                f"callbacks.best.monitors={list(self.monitors)}: the validation logs none of them; choose of "
+                f"{', '.join(sorted(name for name in trainer.callback_metrics if name.startswith('val/')))}."
+            )
+        self.monitor = next(iter(logged), self.monitor)
+        super().on_validation_end(trainer, pl_module)

@@ -16,14 +16,17 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from src.checkpoint import load
-from src.diffusion.pixels import to_signed, to_unit
+from src.diffusion.pixels import to_signed, to_uint8, to_unit
 from src.errors import CheckpointError, ConfigError, require_least
 from src.lightning_modules.optimization import OptimizerFactory, make_optimizer, uncounted
 from src.lightning_modules.randomness import StepRandomness
 from src.lightning_modules.stages import UNTRAINED, checkpoint_of_stage
+from src.metrics.frechet import FrechetDistance, VideoFeatures
 from src.metrics.images import PSNR, SSIM
 from src.metrics.perceptual import PerceptualDistance
+from src.metrics.weights import i3d
 from src.nn.adversarial import discriminator_loss, feature_matching, generator_loss
+from src.nn.i3d import MIN_FRAMES
 from src.nn.moditalker_mtov import ClipDiscriminator, TriplaneAutoencoder
 
 log = logging.getLogger(__name__)
@@ -73,6 +76,7 @@ class MToVAutoencoder(pl.LightningModule):
         runs: folder of the runs.
         freeze_decoder: keep the decoder's transformer as it begins: how the original makes the autoencoder of landmarks from that of faces.
         eval_clips: validation clips that are measured; None: all.
+        eval_fvd: also `val/fvd`, of these clips and their reconstructions; needs the weights of I3D and windows of 9 frames or more.
         seed: of the drawn frames.
     """
 
@@ -95,9 +99,14 @@ class MToVAutoencoder(pl.LightningModule):
         runs: str | Path = "logs",
         freeze_decoder: bool = False,
         eval_clips: int | None = 64,
+        eval_fvd: bool = False,
         seed: int = 42,
     ) -> None:
         super().__init__()
+        if eval_fvd and net.frames < MIN_FRAMES:
+            raise ConfigError(
+                f"model.eval_fvd=true: FVD needs windows of {MIN_FRAMES} frames, these have {net.frames}."
+            )
         require_least("model.accumulate", accumulate, 1)
         self.automatic_optimization = False
         self.net: TriplaneAutoencoder = net
@@ -117,11 +126,13 @@ class MToVAutoencoder(pl.LightningModule):
         self.init_ckpt = init_ckpt
         self.runs = Path(runs)
         self.eval_clips = eval_clips
+        self.eval_fvd = eval_fvd
         self.seed = seed
         if freeze_decoder:
             self.net.decoder.requires_grad_(False)
-        # Not a child: its weights do not belong to the checkpoint, and it never leaves eval mode.
+        # No children: their weights do not belong to the checkpoint, and they never leave eval mode.
         self._perceptual: tuple[PerceptualDistance, ...] = ()
+        self._fvd: tuple[FrechetDistance, ...] = ()
         self.val_loss, self.val_lpips = MeanMetric(), MeanMetric()
         self.val_psnr, self.val_ssim = PSNR(), SSIM()
 
@@ -130,7 +141,7 @@ class MToVAutoencoder(pl.LightningModule):
         return self.net(video)
 
     def setup(self, stage: str) -> None:
-        """Load LPIPS and the weights to begin with, where they are asked for.
+        """Load LPIPS, I3D and the weights to begin with, where they are asked for.
 
         Raises:
             ConfigError: the precision cannot train two networks.
@@ -140,12 +151,19 @@ class MToVAutoencoder(pl.LightningModule):
             raise ConfigError("trainer.precision=16-mixed: two optimisers train in bf16-mixed or 32-true; choose one.")
         if self.perceptual_weight and stage == "fit":
             self._perceptual = (PerceptualDistance(self.perceptual_weights),)
+        if self.eval_fvd:
+            self._fvd = (FrechetDistance(VideoFeatures(i3d(), "cropped")),)
         if self.init_ckpt is not None and stage == "fit":
             load_autoencoder(self.net, self.init_ckpt, self.runs, "model.init_ckpt")
 
     def on_fit_start(self) -> None:
         """By now the module is where it trains."""
         self._perceptual = tuple(distance.to(self.device) for distance in self._perceptual)
+
+    def on_validation_start(self) -> None:
+        """The real side of FVD is the same in every validation and kept."""
+        self._fvd = tuple(metric.to(self.device) for metric in self._fvd)
+        self._real_is_new = all(int(metric.real_features_num_samples) == 0 for metric in self._fvd)
 
     # --- losses
 
@@ -257,6 +275,16 @@ class MToVAutoencoder(pl.LightningModule):
         self.val_ssim.update(made, real)
         for distance in self._perceptual:
             self.val_lpips.update(distance(signed.flatten(0, 1), reconstructed.flatten(0, 1)))
+        for metric in self._fvd if not self.trainer.sanity_checking else ():
+            metric.update(to_uint8(to_unit(reconstructed)), real=False)
+            if self._real_is_new:
+                metric.update(video, real=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """`val/fvd` of all processes' clips."""
+        for metric in self._fvd if not self.trainer.sanity_checking else ():
+            self.log("val/fvd", metric.compute().float(), prog_bar=True)
+            metric.reset()
 
     @torch.no_grad()
     def sample(

@@ -61,7 +61,7 @@ def write_latents(
     folder = Path(root) / FOLDER / name
     settings = {"first_stage": fingerprint, **frame_settings(resolution, mask)}
     require_settings(folder, settings, "choose another latent_options.name, or delete the folder")
-    net = net.to(_device(device))
+    net = net.to(chosen_device(device, "latent_options"))
     pending = [clip for clip in clips if not is_made(folder, clip)]
     log.info("%s: %d clips to encode, %d have latents", folder, len(pending), len(clips) - len(pending))
     began, n_frames = time.perf_counter(), 0
@@ -105,12 +105,11 @@ def is_made(folder: Path, clip: Clip) -> bool:
     return len(np.load(path, mmap_mode="r", allow_pickle=False)) == clip.n_frames
 
 
-def _device(device: str | None) -> torch.device:
+def chosen_device(device: str | None, options: str) -> torch.device:
+    """The device of that name, or a GPU where there is one; ConfigError, which names the group of `options`, where there is none such."""
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"latent_options.device={device}: there is no such device; give cpu, cuda or null."
-        ) from error
+        raise ConfigError(f"{options}.device={device}: there is no such device; give cpu, cuda or null.") from error
     return chosen

@@ -120,11 +120,6 @@ class TriplaneAutoencoder(nn.Module):
         self.decoder = TimeSformer(dim, depth, heads, head_dim, gradient_checkpointing)
         self.to_pixels = nn.ConvTranspose2d(dim, 3, patch, stride=patch)
 
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """Weights that make the pixels."""
-        return self.to_pixels.weight
-
     def encode(self, video: Float[Tensor, "b t 3 height width"]) -> Float[Tensor, "b c n"]:
         """Latents in (-1, 1) of RGB clips in [-1, 1].
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from diffusers.models.embeddings import get_timestep_embedding
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -123,7 +123,7 @@ class MToVUNet(nn.Module):
     def forward(
         self,
         noisy: Float[Tensor, "b c n"],
-        timestep: Int64[Tensor, " b"],
+        timestep: Shaped[Tensor, " b"],
         conditions: Float[Tensor, "b k n"],
         picture: Float[Tensor, "b c m"],
     ) -> Float[Tensor, "b c n"]:
@@ -131,7 +131,7 @@ class MToVUNet(nn.Module):
 
         Args:
             noisy: z_t.
-            timestep: as the training numbers them, 0..999.
+            timestep: as the training numbers them, 0..999; some samplers take fractions.
             conditions: latents side by side on the channels: landmarks, masked frames.
             picture: latents of a clip that shows the person; only their first plane is looked at, the others may be left out.
 
@@ -158,10 +158,10 @@ class MToVUNet(nn.Module):
         xy, time = (self.out_conv(F.silu(self.out_norm(plane))) for plane in planes)
         return join([xy, *time.chunk(2)])
 
-    def _time_embedding(self, timestep: Int64[Tensor, " b"]) -> Float[Tensor, "b e"]:
+    def _time_embedding(self, timestep: Shaped[Tensor, " b"]) -> Float[Tensor, "b e"]:
         """Of cosines and sines of the time step, with frequencies from 1 down to 1/10000."""
         features = get_timestep_embedding(timestep, self.model_channels, flip_sin_to_cos=True, downscale_freq_shift=0.0)
-        return self.time_embed(features.to(self.time_embed[0].weight.dtype))
+        return self.time_embed(features.to(next(self.time_embed.parameters()).dtype))
 
     def _run(self, stage: nn.Module, attention: nn.Module, planes: Planes, embedding: Float[Tensor, "b e"]) -> Planes:
         """A stage on each plane, then the attention between them."""
