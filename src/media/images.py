@@ -6,6 +6,7 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ExifTags import Base
 
 from src.errors import MediaError
 from src.media.files import atomic_path, check_readable, describe
@@ -41,15 +42,25 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def write_image(path: str | os.PathLike[str], image: UInt8[np.ndarray, "h w 3"]) -> None:
+def write_image(
+    path: str | os.PathLike[str], image: UInt8[np.ndarray, "h w 3"], description: str | None = None
+) -> None:
     """Write a picture, atomically, in the format that the suffix names.
+
+    Args:
+        path: the file to write.
+        image: RGB.
+        description: what made it: noted in the file, as EXIF's description.
 
     Raises:
         MediaError: the suffix is unknown, the folder cannot be written, or the disk is full.
     """
+    exif = Image.Exif()
+    if description is not None:
+        exif[Base.ImageDescription] = description
     with atomic_path(path) as temporary:
         try:
-            Image.fromarray(image).save(temporary)
+            Image.fromarray(image).save(temporary, exif=exif)
         except ValueError as error:
             raise MediaError(f"{path}: unknown picture format; end the name with .png or .jpg.") from error
 

@@ -1,10 +1,11 @@
 """LivePortrait: a portrait or a video of a person, and a driving picture or video -> the person moves as the driving face does."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
+from src.adapters.liveportrait_motion import MotionTemplate, check_new, is_motion_template
+from src.adapters.liveportrait_motion import load as load_motion_template
+from src.adapters.liveportrait_motion import save as save_motion_template
 from src.audio.features import FPS
 from src.datamodules.store import Clip
 from src.diffusion.pixels import Rounding, to_uint8
@@ -36,9 +40,11 @@ from src.pipelines.video import GENERATED, Video
 log = logging.getLogger(__name__)
 
 Paste = Literal["feathered", "rectangle", "none"]
+T = TypeVar("T")
 Given = str | Path | Clip | UInt8[np.ndarray, "h w 3"]
 
 DRIVING = "driving"
+REMEMBERED = 8  # things found in files: frames' crops, motion, features of pictures
 
 
 @dataclass(frozen=True)
@@ -47,17 +53,21 @@ class Plan:
 
     Attributes:
         source: the person who is shown.
-        driving: the face that moves them.
+        driving: the face that moves them; None: it is known from a motion template.
         kp_source: x_s, one or one per frame.
         kp_driving: x_d of every frame.
         sound: file that the sound is taken from.
+        volume: f_s of a picture; None: found when the frames are made.
+        is_picture: a picture is moved by a picture.
     """
 
     source: Footage
-    driving: Footage
+    driving: Footage | None
     kp_source: Float[Tensor, "#t 21 3"]
     kp_driving: Float[Tensor, "t 21 3"]
     sound: Path | Float32[np.ndarray, " s"] | None = None
+    volume: Float[Tensor, "1 c d h w"] | None = None
+    is_picture: bool = False
 
     def __len__(self) -> int:
         return len(self.kp_driving)
@@ -101,7 +111,8 @@ class LivePortraitPipeline:
         sound: whose sound the video has where both have some: `driving` or `source`.
         frame_limit: make at most so many frames.
         batch_size: frames at a time; changes memory and speed, not the result.
-        side_by_side: show the driving frames left of the result.
+        side_by_side: show the driving frames left of the result, where they are known.
+        save_motion: write the driving motion to this file, which can be given as `driving` from then on.
         face_model: path of MediaPipe's FaceLandmarker; None: in the models folder.
         rounding: of grey levels; `down` as the original truncates them.
 
@@ -144,6 +155,7 @@ class LivePortraitPipeline:
         frame_limit: int | None = None,
         batch_size: int = 8,
         side_by_side: bool = False,
+        save_motion: str | Path | None = None,
         face_model: str | Path | None = None,
         rounding: Rounding = "nearest",
     ) -> None:
@@ -190,6 +202,10 @@ class LivePortraitPipeline:
         self.frame_limit = frame_limit
         self.batch_size = batch_size
         self.side_by_side = side_by_side
+        self.save_motion = None if save_motion is None else Path(save_motion)
+        if self.save_motion is not None:
+            check_new(self.save_motion, "pipeline.save_motion")
+        self._recent = _Recent(REMEMBERED)
         self.face_model = face_model
         self.rounding: Rounding = rounding
 
@@ -211,7 +227,7 @@ class LivePortraitPipeline:
         Args:
             source: who is shown: a picture, a video, or a clip of a clip store, `STORE@CLIP_ID`.
             audio: sound of the result; None: that of the driving video or of the source.
-            driving: whose movement is taken over: the same kinds.
+            driving: whose movement is taken over: the same kinds, or a motion template, see `src.adapters.liveportrait_motion`.
             seed: nothing is random.
 
         Raises:
@@ -223,8 +239,16 @@ class LivePortraitPipeline:
         plan = self.plan(source, driving, audio)
         side = self.model.output_size
         size = (side, side) if self.paste == "none" else plan.source.size
-        beside = (DRIVING,) if self.side_by_side else ()
-        return Video(lambda: self.render(plan), float(FPS), len(plan), size, plan.sound, beside=beside)
+        beside = (DRIVING,) if self.side_by_side and plan.driving is not None else ()
+        return Video(
+            lambda: self.render(plan),
+            float(FPS),
+            len(plan),
+            size,
+            plan.sound,
+            beside=beside,
+            is_picture=plan.is_picture,
+        )
 
     # --- reading what the user gives
 
@@ -235,38 +259,73 @@ class LivePortraitPipeline:
         driving: Given | None,
         audio: str | Path | Clip | Float32[np.ndarray, " s"] | None = None,
     ) -> Plan:
-        """Key points of every frame; arguments and errors as of a call."""
+        """Key points of every frame, in float32: they cost little. Arguments and errors as of a call."""
         if source is None or driving is None:
             raise ConfigError("liveportrait needs a face and one that moves it: give source=FACE and driving=VIDEO.")
+        with torch.autocast(self.device.type, enabled=False):
+            shown = self._of(source, "source", lambda: self._source(source))
+            if is_motion_template(driving):
+                moving, template = None, load_motion_template(str(driving)).at(FPS)
+                n_driving = len(template)
+                n = self.n_frames(len(shown), n_driving)
+            else:
+                moving = self._of(driving, DRIVING, lambda: self._driving(driving))
+                n_driving = len(moving)
+                n = self.n_frames(len(shown), n_driving)
+                template = self._template(driving, moving, n)
+            source_motion = self._of(source, f"source motion {n}", lambda: self.motion(shown, min(len(shown), n)))
+            template = template.first(n).to(self.device)
+            x_s, x_d = self._key_points(shown, source_motion, template, driving_is_image=n_driving == 1)
+            volume = None
+            if len(shown) == 1:
+                volume = self._of(source, "volume", lambda: self.model.volume(self._input(shown.crops([0]))))
+        sound = _sound(audio, shown, moving, self.sound)
+        return Plan(shown, moving, x_s, x_d, sound, volume, is_picture=len(shown) == n_driving == 1)
+
+    def _of(self, given: Given, what: str, make: Callable[[], T]) -> T:
+        """What is found in a file, once; of what is no file, every time."""
+        key = _identity(given)
+        return make() if key is None else self._recent.get((what, key), make)
+
+    def _source(self, source: Given) -> Footage:
         shown = read_footage(source, self.source_alignment, face_model=self.face_model)
-        shown = limited(shown, self.max_side, self.division)
+        return limited(shown, self.max_side, self.division)
+
+    def _driving(self, driving: Given) -> Footage:
         try:
-            moving = read_footage(driving, self.driving_alignment, face_model=self.face_model)
+            return read_footage(driving, self.driving_alignment, face_model=self.face_model)
         except FaceError as error:
             raise FaceError(str(error).replace("source=", "driving=", 1)) from error
-        n = self.n_frames(len(shown), len(moving))
-        source_motion = self.motion(shown, min(len(shown), n))
-        driving_motion = self.motion(moving, min(len(moving), n))
-        kp_source = source_motion.points()
-        kp_driving = drive(
-            replace(source_motion, exp=edited(source_motion.exp, self.edits)),
-            driving_motion,
+
+    def _template(self, driving: Given, moving: Footage, n: int) -> MotionTemplate:
+        """How the driving face moves in the first n frames; written where that is wanted."""
+        motion = self._of(driving, f"driving motion {n}", lambda: self.motion(moving, min(len(moving), n)))
+        template = MotionTemplate(motion, self._ratios(moving, n), float(FPS))
+        if self.save_motion is not None:
+            check_new(self.save_motion, "pipeline.save_motion")
+            save_motion_template(self.save_motion, template)
+            log.info("wrote %s", self.save_motion)
+        return template
+
+    def _key_points(
+        self, shown: Footage, source: Motion, driving: MotionTemplate, *, driving_is_image: bool
+    ) -> tuple[Float[Tensor, "#t 21 3"], Float[Tensor, "t 21 3"]]:
+        """x_s and x_d of every frame."""
+        rules = self.corrections
+        if rules.eye_retargeting or rules.lip_retargeting:
+            driving.require_ratios()
+        x_s = source.points()
+        x_d = drive(
+            replace(source, exp=edited(source.exp, self.edits)),
+            driving.motion,
             relative=self.relative,
             region=self.region,
             source_is_video=len(shown) > 1,
-            driving_is_image=len(moving) == 1,
+            driving_is_image=driving_is_image,
             smoothing=self.smoothing,
         )
-        kp_driving = corrected(
-            self.model,
-            kp_source,
-            kp_driving,
-            self._ratios(shown)[: len(source_motion)],
-            self._ratios(moving)[: len(driving_motion)],
-            self.corrections,
-            relative=self.relative,
-        )
-        return Plan(shown, moving, kp_source, kp_driving, _sound(audio, shown, moving, self.sound))
+        ratios_of_source = self._ratios(shown, len(source))
+        return x_s, corrected(self.model, x_s, x_d, ratios_of_source, driving.ratios, rules, relative=self.relative)
 
     def n_frames(self, n_source: int, n_driving: int) -> int:
         """Frames of the result: the shorter of two videos, else the only one."""
@@ -289,8 +348,9 @@ class LivePortraitPipeline:
         size = (self.model.input_size,) * 2
         return pictures if pictures.shape[2:] == size else F.interpolate(pictures, size=size, mode="area")
 
-    def _ratios(self, footage: Footage) -> Ratios:
-        eyes, lip = ratios(np.asarray(footage.landmarks))
+    def _ratios(self, footage: Footage, n: int) -> Ratios:
+        """How far eyes and lips are open in the first frames."""
+        eyes, lip = ratios(np.asarray(footage.landmarks[:n]))
         return Ratios(*(torch.from_numpy(part).float().to(self.device) for part in (eyes, lip)))
 
     # --- making the frames
@@ -298,24 +358,24 @@ class LivePortraitPipeline:
     @torch.inference_mode()
     def render(self, plan: Plan) -> Iterator[Mapping[str, Frames]]:
         """The frames in batches; memory does not grow with their number."""
-        volume, whole, crops = None, None, None
+        is_video = len(plan.source) > 1
+        volume, whole = plan.volume, None
         for start in range(0, len(plan), self.batch_size):
             frames = np.arange(start, min(start + self.batch_size, len(plan)))
-            shown = frames if len(plan.source) > 1 else np.zeros_like(frames)
-            if volume is None or len(plan.source) > 1:
-                rows = np.unique(shown)
-                whole = plan.source.read(rows)
-                crops = plan.source.crops(rows, whole)
-                volume = self.model.volume(self._input(crops))
+            shown = frames if is_video else np.zeros_like(frames)
+            if whole is None or is_video:
+                whole = plan.source.read(np.unique(shown))
+            if volume is None or is_video:
+                volume = self.model.volume(self._input(plan.source.crops(np.unique(shown), whole)))
             kp_source = plan.kp_source if len(plan.kp_source) == 1 else plan.kp_source[frames]
             made = to_frames(self._rendered(volume, kp_source, plan.kp_driving[frames]), self.rounding)
             chunk = {GENERATED: made}
-            if self.paste != "none" and whole is not None:
+            if self.paste != "none":
                 pictures = np.broadcast_to(whole, (len(frames), *whole.shape[1:]))
                 weights = np.broadcast_to(self.mask, (len(frames), *self.mask.shape[1:]))
                 smooth = self.paste == "feathered"
                 chunk = {GENERATED: plan.source.pasted(pictures, made, weights, shown, antialias=smooth)}
-            if self.side_by_side:
+            if self.side_by_side and plan.driving is not None:
                 moving = frames if len(plan.driving) > 1 else np.zeros_like(frames)
                 height = chunk[GENERATED].shape[1]
                 chunk[DRIVING] = resize(plan.driving.crops(moving), (height, height))
@@ -365,8 +425,36 @@ def limited(footage: Footage, max_side: int | None, division: int) -> Footage:
     return replace(footage, read=read, matrices=footage.matrices @ np.linalg.inv(to_small), size=cut)
 
 
+class _Recent:
+    """Values by key, of which the ones that were asked for last are kept.
+
+    Args:
+        size: how many are kept.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._values: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The value, made where it is not there."""
+        value = self._values.pop(key) if key in self._values else make()
+        self._values[key] = value
+        while len(self._values) > self.size:
+            self._values.popitem(last=False)
+        return value
+
+
+def _identity(given: Given) -> Hashable | None:
+    """What a file is known by until it changes; None for what is no file."""
+    if not isinstance(given, str | Path) or not Path(given).is_file():
+        return None
+    state = Path(given).stat()
+    return Path(given).resolve(), state.st_mtime_ns, state.st_size
+
+
 def _sound(
-    audio: str | Path | Clip | Float32[np.ndarray, " s"] | None, source: Footage, driving: Footage, priority: str
+    audio: str | Path | Clip | Float32[np.ndarray, " s"] | None, source: Footage, driving: Footage | None, priority: str
 ) -> Path | Float32[np.ndarray, " s"] | None:
     """The given sound, or that of one of the videos."""
     if isinstance(audio, np.ndarray):
@@ -375,8 +463,8 @@ def _sound(
         return audio.audio_path
     if audio is not None:
         return Path(audio)
-    first, second = (driving, source) if priority == DRIVING else (source, driving)
-    return first.sound or second.sound
+    heard = [footage.sound for footage in (driving, source) if footage is not None and footage.sound]
+    return heard[0 if priority == DRIVING else -1] if heard else None
 
 
 def to_pictures(frames: UInt8[np.ndarray, "t h w 3"]) -> Float[Tensor, "t 3 h w"]:

@@ -18,7 +18,7 @@ from src.datamodules.tables import write_rows
 from src.errors import ConfigError, VisemeError
 from src.media import Provenance, VideoWriter
 from src.metrics.pairing import VIDEO_SUFFIXES
-from src.pipelines.video import CRF, Video, write
+from src.pipelines.video import CRF, Video, picture_path, write
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ def generate(
     if (out / "clips.csv").exists():
         raise ConfigError(f"out={out} is a clip store: give another folder for the videos.")
     made = Made()
-    missing = [job for job in jobs if overwrite or not _file(out, job).is_file()]
+    missing = [job for job in jobs if overwrite or not _exists(_file(out, job))]
     made.skipped = len(jobs) - len(missing)
     if made.skipped:
         log.info("%d of %d videos exist in %s", made.skipped, len(jobs), out)
@@ -188,6 +188,11 @@ def generate(
 
 def _file(out: Path, job: Job) -> Path:
     return out / f"{job.name}.mp4"
+
+
+def _exists(path: Path) -> bool:
+    """The video is there, or the picture that was made instead."""
+    return path.is_file() or picture_path(path).is_file()
 
 
 def _make_each(

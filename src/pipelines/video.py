@@ -13,12 +13,14 @@ from jaxtyping import Float32, UInt8
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
 from src.errors import ConfigError
-from src.media import Provenance, VideoWriter
+from src.media import Provenance, VideoWriter, write_image
 
 log = logging.getLogger(__name__)
 
 GENERATED = "generated"
 CRF = 18  # hardly visible losses; pictures of few pixels lose more, since colours are stored at half the resolution
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 Frames = UInt8[np.ndarray, "t h w 3"]
 
@@ -40,6 +42,7 @@ class Video:
         audio_rate: samples per second.
         companions: streams that `write` puts into files of their own, `<name>.<companion>.mp4`.
         beside: streams shown left of the generated frames, from left to right, where the video is written.
+        is_picture: it is one frame, of a picture, and is written as one.
     """
 
     render: Callable[[], Iterator[Mapping[str, Frames]]]
@@ -50,6 +53,7 @@ class Video:
     audio_rate: int = 16000
     companions: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    is_picture: bool = False
 
     def __iter__(self) -> Iterator[Frames]:
         return (chunk[GENERATED] for chunk in self.render())
@@ -69,15 +73,19 @@ class Video:
 def write(video: Video, path: Path, provenance: Provenance, *, progress: bool = True, crf: int = CRF) -> list[Path]:
     """Make the video and write it, with its sound and companions; returns the files.
 
+    One frame is written as a picture where `path` is one's, or where it is made of pictures: then .mp4 becomes .png.
+
     Nothing is left of any file if the making or the writing fails. Companions show nothing generated and carry no provenance.
 
     Args:
         video: from a pipeline.
-        path: of the .mp4.
+        path: of the .mp4, or of the picture.
         provenance: goes into the container of the generated video.
         progress: show a bar.
         crf: quality of the H.264 stream, 1 (best) to 51.
     """
+    if path.suffix.lower() in PICTURES or (video.is_picture and path.suffix.lower() == ".mp4"):
+        return [_write_picture(video, path, provenance)]
     if path.suffix.lower() != ".mp4":
         raise ConfigError(f"out={path}: videos are written as .mp4; end the name with it.")
     files = {name: path.with_name(f"{path.stem}.{name}.mp4") for name in video.companions}
@@ -90,6 +98,20 @@ def write(video: Video, path: Path, provenance: Provenance, *, progress: bool = 
             for name, writer in writers.items():
                 writer.write(chunk[name])
     return [path, *files.values()]
+
+
+def _write_picture(video: Video, path: Path, provenance: Provenance) -> Path:
+    """The only frame, with what made it in the file."""
+    if len(video) != 1:
+        raise ConfigError(f"out={path}: the result is a video of {len(video)} frames; end the name with .mp4.")
+    path = picture_path(path)
+    write_image(path, video.picture(next(iter(video.render())))[0], provenance.describe("picture"))
+    return path
+
+
+def picture_path(path: Path) -> Path:
+    """Where a picture is written instead of a video."""
+    return path.with_suffix(".png") if path.suffix.lower() == ".mp4" else path
 
 
 def _tracked(video: Video) -> Iterator[Mapping[str, Frames]]:

@@ -122,6 +122,17 @@ def rotation_matrix(
     return (about_z @ about_y @ about_x).mT
 
 
+def head_angles(
+    rotation: Float[Tensor, "b 3 3"],
+) -> tuple[Float[Tensor, "b 1"], Float[Tensor, "b 1"], Float[Tensor, "b 1"]]:
+    """Pitch, yaw and roll in degrees of rotations; inverse of `rotation_matrix` for a yaw of less than 90 degrees."""
+    r = rotation.mT  # R_z R_y R_x
+    pitch = torch.atan2(r[:, 2, 1], r[:, 2, 2])
+    yaw = torch.asin(-r[:, 2, 0].clamp(-1, 1))
+    roll = torch.atan2(r[:, 1, 0], r[:, 0, 0])
+    return torch.rad2deg(pitch)[:, None], torch.rad2deg(yaw)[:, None], torch.rad2deg(roll)[:, None]
+
+
 def transform(
     kp: Float[Tensor, "#b k 3"],
     rotation: Float[Tensor, "#b 3 3"],
