@@ -6,7 +6,7 @@ draws the frames. Head pose is no network's: it sways while the lips speak, is t
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -318,13 +318,9 @@ class LivePortraitTalkerPipeline:
 
 def reordered(footage: Footage, order: Int64[np.ndarray, " t"]) -> Footage:
     """The frames of the given numbers, in their order, as footage of its own."""
-    return replace(
-        footage,
-        read=lambda indices: footage.read(order[np.asarray(indices)]),
-        matrices=footage.matrices[order],
-        landmarks=footage.landmarks[order],
-        first=0,
-    )
+    values = {field.name: getattr(footage, field.name) for field in fields(footage)}
+    rows = {name: value[order] for name, value in values.items() if isinstance(value, np.ndarray)}  # one per frame each
+    return replace(footage, read=lambda indices: footage.read(order[np.asarray(indices)]), first=0, **rows)
 
 
 def _points(footage: Footage) -> Float[np.ndarray, "68 2"]:

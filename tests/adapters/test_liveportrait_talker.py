@@ -6,17 +6,26 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from src.adapters import liveportrait
 from src.adapters.liveportrait_talker import (
     EXP_NET,
     EXP_NET_TABLE,
+    FACE_REGRESSOR,
+    FACE_REGRESSOR_TABLE,
+    MAPPING_FILE,
     MAPPING_NET_TABLE,
+    METHOD,
+    SADTALKER_FILE,
     load_exp_net,
     load_mapping_net,
     read_sadtalker,
     to_official,
 )
+from src.checkpoint import load_downloaded, load_published, record, save_safetensors
 from src.errors import CheckpointError
-from src.nn.liveportrait_talker import ExpNet, MappingNet
+from src.nn.liveportrait_talker import ExpNet, MappingNet, TalkingPortrait
+from src.pipelines.loading import load_pipeline
+from tests.portraits import SIZES
 
 
 def official_mapping_net() -> dict[str, torch.Tensor]:
@@ -68,3 +77,72 @@ def test_one_network_is_taken_from_sadtalkers_file(tmp_path: Path):
         read_sadtalker(path, "audio2pose.")
     with pytest.raises(CheckpointError, match="no such file"):
         read_sadtalker(tmp_path / "other.safetensors", EXP_NET)
+
+
+# --- all published files together
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> tuple[Path, TalkingPortrait]:
+    """A folder as `tools/download_models.py` fills it, of a small renderer, and the networks in it."""
+    folder = tmp_path_factory.mktemp("published")
+    torch.manual_seed(0)
+    model = TalkingPortrait(mapping={"width": 8}, **SIZES)
+    own = {"exp_net.", "face_regressor.", "mapping_net."}
+    renderer = {k: v for k, v in model.state_dict().items() if not k.startswith(tuple(own))}
+    for name, content in liveportrait.to_official(renderer).items():
+        torch.save(content, folder / f"{name}.pth")
+    sadtalker = {
+        f"{prefix}{key}": value
+        for prefix, net, table in (
+            (EXP_NET, model.exp_net, EXP_NET_TABLE),
+            (FACE_REGRESSOR, model.face_regressor, FACE_REGRESSOR_TABLE),
+        )
+        for key, value in to_official(net.state_dict(), table).items()
+    }
+    save_file({key: value.contiguous() for key, value in sadtalker.items()}, folder / SADTALKER_FILE)
+    torch.save(to_official(model.mapping_net.state_dict(), MAPPING_NET_TABLE), folder / MAPPING_FILE)
+    return folder, model
+
+
+@pytest.mark.slow
+def test_seven_published_files_are_one_network(published, monkeypatch, tmp_path):
+    folder, model = published
+    checkpoint = load_published(folder, METHOD)
+    assert checkpoint.state_dict.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, checkpoint.state_dict[key]) for key, value in model.state_dict().items())
+    monkeypatch.setenv("VISEME_MODELS", str(folder))
+    assert load_downloaded(METHOD).config == checkpoint.config
+    pipeline = load_pipeline(checkpoint, device="cpu", options={"still": True})
+    assert pipeline.head_pose.still
+    save_safetensors(tmp_path / "talker.safetensors", METHOD, checkpoint.config, checkpoint.state_dict)
+    trained = tmp_path / "last.ckpt"
+    net = MappingNet(width=4)
+    config = {
+        "model": {
+            "_target_": "src.lightning_modules.liveportrait_talker.LivePortraitTalker",
+            "net": {"_target_": "src.nn.liveportrait_talker.MappingNet", "width": 4},
+        },
+        "pipeline": checkpoint.config["pipeline"],
+    }
+    weights = {f"net.{key}": value for key, value in net.state_dict().items()}
+    torch.save({"state_dict": weights, "viseme": record(METHOD, config)}, trained)
+    for models in (folder, tmp_path / "talker.safetensors"):
+        joined = load_pipeline(trained, device="cpu", options={"models": str(models)}).model
+        assert torch.equal(joined.mapping_net.first.weight, net.first.weight)
+        assert torch.equal(joined.exp_net.head.weight, model.exp_net.head.weight)
+        assert torch.equal(joined.motion_extractor.fc_kp.weight, model.motion_extractor.fc_kp.weight)
+
+
+def test_missing_files_are_named_together(tmp_path, monkeypatch):
+    (tmp_path / SADTALKER_FILE).touch()
+    with pytest.raises(CheckpointError) as caught:
+        load_published(tmp_path, METHOD)
+    names = [f"{name}.pth" for name in liveportrait.FILES]
+    assert str(caught.value) == (
+        f"{tmp_path} lacks {', '.join([*names, MAPPING_FILE])}: fetch what is missing with "
+        "python tools/download_models.py method=liveportrait_talker, or give the folder that the files lie in."
+    )
+    monkeypatch.setenv("VISEME_MODELS", str(tmp_path / "none"))
+    with pytest.raises(CheckpointError, match=r"tools/download_models\.py method=liveportrait_talker"):
+        load_downloaded(METHOD)

@@ -7,10 +7,14 @@ from scipy.ndimage import center_of_mass
 from src.errors import FaceError
 from src.face.liveportrait_talker import (
     STANDARD_POINTS,
+    TalkerAlignment,
+    crop_matrices,
+    cropped_rectangles,
     even_sized,
     eye_close_ratios,
     face_rectangle,
     five_points,
+    frontality,
     paste_rectangles,
     regressor_crop,
     smooth_poses,
@@ -93,3 +97,38 @@ def test_smoothing_keeps_a_parabola(n: int):
     t = np.arange(n, dtype=np.float64)
     poses = np.stack([t**2, 3 - t], axis=1)
     np.testing.assert_allclose(smooth_poses(poses), poses, atol=1e-8)
+
+
+def test_crops_show_the_rectangle_and_nothing_else():
+    rectangles = np.array([[10, 20, 110, 90], [0, 0, 64, 64]])
+    matrices = crop_matrices(rectangles.astype(float), 128)
+    assert np.array_equal(cropped_rectangles(matrices, 128), rectangles)
+    corner = matrices[0] @ np.array([9.5, 19.5, 1.0])  # the outer corner of the first pixel
+    np.testing.assert_allclose(corner[:2], -0.5, atol=1e-12)
+
+
+def test_a_picture_is_cut_as_the_original_cuts_it():
+    face = upright_face((150, 160), 60)
+    matrices = TalkerAlignment(128).fit(face[None], (300, 320))
+    assert tuple(cropped_rectangles(matrices, 128)[0]) == face_rectangle(face, (300, 320))
+
+
+def test_crops_of_a_trembling_face_hold_still():
+    rng = np.random.default_rng(0)
+    faces = upright_face((150, 160), 60) + rng.normal(0, 1, (60, 68, 2))
+    steady, trembling = (
+        cropped_rectangles(TalkerAlignment(128, smoothing=sigma).fit(faces, (300, 320)), 128).astype(float)
+        for sigma in (6, 0)
+    )
+    side = (steady[:, 2] - steady[:, 0]).mean()
+    jitter = [np.abs(np.diff(boxes, axis=0)).mean() / side for boxes in (steady, trembling)]
+    assert jitter[0] < 0.005 < jitter[1]
+
+
+def test_a_profile_is_told_from_a_face_seen_from_the_front():
+    front = upright_face((0, 0), 60)
+    front[0], front[16] = (-40, 0), (40, 0)
+    profile = front.copy()
+    profile[30, 0] -= 35
+    assert frontality(front) == pytest.approx(1, abs=1e-3)
+    assert frontality(profile) < 0.15

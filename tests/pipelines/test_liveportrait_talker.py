@@ -17,6 +17,7 @@ from src.nn.liveportrait_talker import MappingNet, TalkingPortrait
 from src.pipelines.liveportrait_talker import LivePortraitTalkerPipeline
 from src.pipelines.published_networks import talking_portrait
 from src.pipelines.video import write
+from tests.commands import run_command
 from tests.heads import write_heads
 from tests.portraits import tiny_talker
 
@@ -238,6 +239,16 @@ def test_all_missing_files_are_named_at_once_with_the_command_that_gets_them(tmp
     assert "motion_extractor.pth" not in message
     assert "mappingnet" not in message  # the trained one is there
     assert "python tools/download_models.py method=liveportrait_talker" in message
+
+
+def test_the_command_takes_downloaded_weights_and_says_what_is_missing(tmp_path):
+    (tmp_path / "models").mkdir()
+    given = ("pipeline=liveportrait_talker", "source=face.png", "audio=speech.wav")
+    done = run_command(tmp_path, "sample.py", *given, environment={"VISEME_MODELS": str(tmp_path / "models")})
+    assert done.returncode == 2
+    assert done.stderr.count(".pth") == 5
+    assert "python tools/download_models.py method=liveportrait_talker" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 # --- mistakes
