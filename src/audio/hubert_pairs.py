@@ -16,6 +16,7 @@ from torch import nn
 from src.audio.devices import choose_device
 from src.audio.features import SpeechFeatures
 from src.audio.transformers_encoders import load_pretrained
+from src.errors import ConfigError
 
 ROWS_PER_FRAME = 2
 FIELD, STRIDE = 400, 320  # samples that a row sees, and from one row to the next
@@ -63,6 +64,7 @@ class HubertPairs(SpeechFeatures):
         local_files_only: True: never ask the network.
         revision: branch, tag or commit on the hub; None: the newest.
         device: where to compute; None: a GPU where there is one.
+        hidden_size: width of the model's layers, so that it need not be loaded where nothing is to be computed.
     """
 
     def __init__(
@@ -72,9 +74,11 @@ class HubertPairs(SpeechFeatures):
         local_files_only: bool = False,
         revision: str | None = None,
         device: str | None = None,
+        hidden_size: int = 1024,
     ) -> None:
         super().__init__(name)
         self.model = model
+        self.hidden_size = hidden_size
         self.local_files_only = local_files_only
         self.revision = revision
         self.device = choose_device(device)
@@ -82,7 +86,7 @@ class HubertPairs(SpeechFeatures):
     @property
     def dim(self) -> int:
         """Twice the width of the model's hidden layers."""
-        return ROWS_PER_FRAME * self._encoder.config.hidden_size
+        return ROWS_PER_FRAME * self.hidden_size
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -96,4 +100,8 @@ class HubertPairs(SpeechFeatures):
     @cached_property
     def _encoder(self) -> Any:
         model, _ = load_pretrained(self.model, self.revision, self.local_files_only)
+        if model.config.hidden_size != self.hidden_size:
+            raise ConfigError(
+                f"features.hidden_size={self.hidden_size}: {self.model} has {model.config.hidden_size}; give that number."
+            )
         return model.to(self.device).eval()

@@ -43,6 +43,7 @@ class MotionDiffusion(nn.Module):
         position_weight: of the squared error.
         velocity_weight: of the squared error of differences between neighbouring frames.
         p2_gamma: exponent of the weights (1 + ab / (1 - ab))^-gamma of noise levels (arXiv:2204.00227); 0: none.
+        clip: largest magnitude of a clean sample; the original's 1 does not let a jaw drop by more than a centimetre.
 
     Raises:
         ConfigError: fewer than two time steps.
@@ -57,11 +58,13 @@ class MotionDiffusion(nn.Module):
         position_weight: float | int = 7.5,
         velocity_weight: float | int = 1.5,
         p2_gamma: float | int = 0.0,
+        clip: float | int = 1.0,
     ) -> None:
         super().__init__()
         if n_timesteps < 2:
             raise ConfigError(f"n_timesteps={n_timesteps}: a diffusion process has at least 2 time steps.")
         self.position_weight, self.velocity_weight = position_weight, velocity_weight
+        self.clip = clip
         tables = noise_tables(cosine_betas(n_timesteps), torch.float32)
         ab = tables["alphas_cumprod"]
         tables["p2_loss_weight"] = (1 + ab / (1 - ab)) ** -p2_gamma
@@ -131,7 +134,7 @@ class MotionDiffusion(nn.Module):
     ) -> Float[Tensor, "b t d"]:
         """Clean samples by DDIM; no argument is changed.
 
-            x_0 = clip(denoise(x, t), -1, 1),   eps = (sqrt(1 / ab_t) x - x_0) / sqrt(1 / ab_t - 1)
+            x_0 = clip(denoise(x, t), -c, c),   eps = (sqrt(1 / ab_t) x - x_0) / sqrt(1 / ab_t - 1)
             sigma = eta sqrt((1 - ab_t / ab_p) (1 - ab_p) / (1 - ab_t))
             x <- sqrt(ab_p) x_0 + sqrt(1 - ab_p - sigma^2) eps + sigma z,   in the last step x <- x_0
 
@@ -155,7 +158,11 @@ class MotionDiffusion(nn.Module):
         weights = guidance_weights(guidance, steps, rising=windows)
         x, half = noise, noise.shape[1] // 2
         for i, (t, p) in enumerate(self.ddim_times(steps)):
-            clean = denoise(x, torch.full((len(x),), t, device=x.device), weights[i]).to(x.dtype).clamp(-1, 1)
+            clean = (
+                denoise(x, torch.full((len(x),), t, device=x.device), weights[i])
+                .to(x.dtype)
+                .clamp(-self.clip, self.clip)
+            )
             if callback is not None:
                 callback(i, x, clean)
             if p < 0:
@@ -178,7 +185,7 @@ class MotionDiffusion(nn.Module):
         ab, ab_next = self.alphas_cumprod[t], self.alphas_cumprod[p]
         eps = ((1 / ab).sqrt() * x - clean) / (1 / ab - 1).sqrt()
         sigma = eta * ((1 - ab / ab_next) * (1 - ab_next) / (1 - ab)).sqrt()
-        mean = clean * ab_next.sqrt() + (1 - ab_next - sigma**2).sqrt() * eps
+        mean = clean * ab_next.sqrt() + (1 - ab_next - sigma**2).clamp(min=0).sqrt() * eps  # rounding may leave -1e-8
         return mean if z is None else mean + sigma * z
 
 

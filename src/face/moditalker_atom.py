@@ -28,6 +28,7 @@ from src.face.liveportrait_talker import STANDARD_POINTS, five_points, standard_
 from src.face.topology import IBUG68
 
 NETWORK_UNIT = 10.0  # of a decimetre
+N_VALUES = 3 * 68  # of a face
 PUPIL_DISTANCE = (
     0.62  # decimetres: the unit of the average face, and the distance of the eyes of the original's standard face
 )
@@ -36,6 +37,7 @@ ENLARGEMENT = (
     REGRESSOR_SIZE / 2
 ) / REGRESSOR_SCALE  # of the exact tier's landmarks, and so of the original's training data
 STABLE_POINTS = (*range(27, 36), 36, 39, 42, 45)  # nose and eye corners: speech does not move them
+EYE_CORNERS = ((33, 133), (362, 263))  # of MediaPipe's mesh
 PICTURE_SIZE, DOT_RADIUS = 256, 3  # of landmark pictures
 MORPHABLE_ARRAYS = ("meanshape", "idBase", "exBase", "keypoints")
 
@@ -51,6 +53,16 @@ def neutral_face() -> Float64[np.ndarray, "68 3"]:
     face = average_face()[IBUG68] * PUPIL_DISTANCE * np.array([1, -1, -1])
     face.setflags(write=False)
     return face
+
+
+@cache
+def neutral_mesh() -> Float64[np.ndarray, "478 3"]:
+    """All points of the average face in decimetres; the irises lie in the middle of the eyes."""
+    face = average_face()
+    irises = [np.repeat(face[list(corners)].mean(axis=0)[None], 5, axis=0) for corners in EYE_CORNERS]
+    mesh = np.concatenate([face, *irises]) * PUPIL_DISTANCE * np.array([1, -1, -1])
+    mesh.setflags(write=False)
+    return mesh
 
 
 def to_network(
@@ -233,7 +245,7 @@ def _meet(y: Float32[np.ndarray, "t n"], upper: slice, lower: list[int], gap: fl
 
 @dataclass(frozen=True)
 class Heads:
-    """Where heads are in the frames of a video: frontal faces -> pixels (`pose_faces`), and back (`frontal_faces`).
+    """Where heads are in the frames of a video: frontal points -> pixels (`posed_points`), and back (`frontal_points`).
 
     Attributes:
         rotation: of points that are rows.
@@ -282,24 +294,37 @@ def fit_heads(landmarks: Float[np.ndarray, "t n 3"], face: Float[np.ndarray, "68
     return Heads(rotation, scale, centre, origin)
 
 
-def frontal_faces(landmarks: Float[np.ndarray, "t n 3"], heads: Heads) -> Float64[np.ndarray, "t 68 3"]:
-    """Faces in decimetres without the pose of the head, of 478 or 68 points in pixels."""
-    centred = _upward(to_ibug68(landmarks)) - heads.centre[:, None]
+def frontal_points(landmarks: Float[np.ndarray, "t n 3"], heads: Heads) -> Float64[np.ndarray, "t n 3"]:
+    """Points in decimetres without the pose of the head, of landmarks in pixels."""
+    centred = _upward(landmarks) - heads.centre[:, None]
     return centred @ heads.rotation.swapaxes(1, 2) / heads.scale[:, None, None] + heads.origin
 
 
-def pose_faces(
-    faces: Float[np.ndarray, "t 68 3"], heads: Heads, enlargement: float = 1.0
-) -> Float64[np.ndarray, "t 68 3"]:
-    """Landmarks in pixels, y down, of frontal faces on moving heads; inverse of `frontal_faces`.
+def posed_points(
+    points: Float[np.ndarray, "t n 3"], heads: Heads, enlargement: float | int = 1.0
+) -> Float64[np.ndarray, "t n 3"]:
+    """Landmarks in pixels, y down, of frontal points on moving heads; inverse of `frontal_points`.
 
     Args:
-        faces: in decimetres.
-        heads: one per face.
+        points: in decimetres.
+        heads: one per frame.
         enlargement: about the middle of the stable points; `ENLARGEMENT` for the original's second stage.
     """
-    posed = (faces - heads.origin) @ heads.rotation * (enlargement * heads.scale[:, None, None])
+    posed = (points - heads.origin) @ heads.rotation * (enlargement * heads.scale[:, None, None])
     return _upward(posed + heads.centre[:, None])
+
+
+def follow(head: Heads, driving: Heads) -> Heads:
+    """One head that moves as those of a driving video move from their first frame on; it stays as large, and where it was at first.
+
+    Args:
+        head: a single one.
+        driving: one per frame; shifts are taken in proportion to the sizes of the heads.
+    """
+    since = driving.rotation[0].T @ driving.rotation
+    size = driving.scale / driving.scale[0]
+    shift = (driving.centre - driving.centre[0]) * (head.scale[0] / driving.scale[0])
+    return Heads(head.rotation[0] @ since, head.scale[0] * size, head.centre[0] + shift, head.origin)
 
 
 def _upward(points: Float[np.ndarray, "t n 3"]) -> Float64[np.ndarray, "t n 3"]:

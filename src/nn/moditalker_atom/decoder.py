@@ -143,7 +143,7 @@ class MotionDecoder(nn.Module):
         self.dim = dim
         self.lip_in = nn.Linear(3 * len(LIP_RELATED), dim)
         self.unrelated_in = nn.Linear(3 * len(UNRELATED), dim)
-        self.audio_in = nn.Sequential(nn.LayerNorm(audio_dim), nn.Linear(audio_dim, dim))
+        self.audio_in = nn.Linear(audio_dim, dim)
         self.audio_layers = nn.ModuleList(EncoderLayer(dim, ff_dim, n_heads, dropout) for _ in range(n_encoder_layers))
         self.audio_norm = nn.LayerNorm(dim)
         self.reference_in = nn.Linear(N_VALUES, dim)
