@@ -13,6 +13,7 @@ WINDOW, STEP, FFT = 400, 160, 512  # samples
 FILTERS, COEFFICIENTS = 26, 13
 PREEMPHASIS = 0.97
 LIFTER = 22
+WINDOW_CEPSTRA = 20  # of SyncNet: 0.2 s
 _EPSILON = np.finfo(np.float64).eps  # stands for silence below the logarithm
 
 Samples = Int16[np.ndarray, " s"]
@@ -59,5 +60,7 @@ def filterbank() -> Float64[np.ndarray, "26 257"]:
 
 def sound_windows(cepstra: Float[np.ndarray, "n 13"], n_windows: int, first: int = 0) -> Float32[np.ndarray, "w 13 20"]:
     """Windows of 20 cepstra, four further on for every video frame, as SyncNet takes them: coefficients down, time across."""
-    views = np.lib.stride_tricks.sliding_window_view(cepstra, 20, axis=0)[4 * first :: 4][:n_windows]
+    if len(cepstra) < WINDOW_CEPSTRA or n_windows < 1:
+        return np.empty((0, COEFFICIENTS, WINDOW_CEPSTRA), np.float32)
+    views = np.lib.stride_tricks.sliding_window_view(cepstra, WINDOW_CEPSTRA, axis=0)[4 * first :: 4][:n_windows]
     return np.ascontiguousarray(views, dtype=np.float32)

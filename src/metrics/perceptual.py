@@ -102,11 +102,17 @@ class PerceptualDistance(nn.Module):
         self.eval()
 
     @classmethod
-    def from_lpips(cls, state_dict: Mapping[str, Tensor], backbone: str = "vgg") -> "PerceptualDistance":
-        """With the weights of a whole LPIPS network, as its package and taming-transformers store it: `net.slice*` and `lin*`."""
+    def untrained(cls, backbone: str = "vgg") -> "PerceptualDistance":
+        """With random features of which all channels count alike: for checks of the mechanism."""
         distance = cls.__new__(cls)
         nn.Module.__init__(distance)
         distance._build(backbone)
+        return distance
+
+    @classmethod
+    def from_lpips(cls, state_dict: Mapping[str, Tensor], backbone: str = "vgg") -> "PerceptualDistance":
+        """With the weights of a whole LPIPS network, as its package and taming-transformers store it: `net.slice*` and `lin*`."""
+        distance = cls.untrained(backbone)
         layers = {re.sub(r"^net\.slice\d\.", "", k): v for k, v in state_dict.items() if k.startswith("net.")}
         distance.features.load_state_dict(layers)
         distance._load_channel_weights(state_dict)

@@ -284,9 +284,7 @@ def check_arcface(case: GoldenCase) -> None:
 
 def check_lpips(case: GoldenCase) -> None:
     backbone = case.check.removeprefix("lpips_")
-    distance = PerceptualDistance.__new__(PerceptualDistance)
-    nn.Module.__init__(distance)
-    distance._build(backbone)
+    distance = PerceptualDistance.untrained(backbone)
     weights = {
         key: recipe_weight(case, key, distance.features.state_dict()[re.sub(r"net\.slice\d\.", "", key)])
         for key in case.meta["backbone_keys"]

@@ -7,8 +7,7 @@ import pytest
 from tests.golden.conftest import GOLDEN_DIR
 
 # Shrinks to nothing: the folders of methods that are not built yet.
-NOT_BUILT_YET = {
-}
+NOT_BUILT_YET: set[str] = set()
 
 
 @pytest.mark.golden

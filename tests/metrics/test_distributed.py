@@ -6,9 +6,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from src.metrics.cpbd import CPBD
+from src.metrics.frechet import Features, FrechetDistance
+from src.metrics.head_motion import PoseDiversity
+from src.metrics.identity import IdentitySimilarity
 from src.metrics.images import PSNR, SSIM
 from src.metrics.landmarks import LandmarkDistance
 from src.metrics.lip_sync import CurveCorrelation, MouthAudioCorrelation
+from src.metrics.sync import AudioVisualSync
+from src.metrics.transcripts import WordErrors
 
 
 def updates():
@@ -23,6 +29,12 @@ def updates():
         "lmd": (LandmarkDistance("mouth"), [(*p, (256, 256)) for p in points]),
         "curve": (CurveCorrelation(), curves),
         "audio": (MouthAudioCorrelation(), curves),
+        "cpbd": (CPBD(), [(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8),) for _ in range(5)]),
+        "frechet": (FrechetDistance(Features(4)), [(torch.randn(6, 4), i % 2 == 0) for i in range(5)]),
+        "sync": (AudioVisualSync(3), [(torch.randn(8, 4), torch.randn(8, 4)) for _ in range(5)]),
+        "identity": (IdentitySimilarity(), [(torch.randn(3, 8), torch.randn(3, 8)) for _ in range(5)]),
+        "words": (WordErrors(), [(["a b"], ["a c d"[: 1 + 2 * (i % 3)]]) for i in range(5)]),
+        "pose": (PoseDiversity(), [(torch.randn(9, 3),) for _ in range(5)]),
     }
 
 
