@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from src.datamodules.store import SPLITS, Failure
 from src.errors import ConfigError
@@ -50,6 +50,15 @@ class RecordingSource(Protocol):
 
     def scan(self, raw: Path, exclude: Path | None = None) -> tuple[list[Recording], list[Failure]]:
         """All recordings below `raw`, and the files that cannot be one."""
+        ...
+
+
+@runtime_checkable
+class WritesStore(Protocol):
+    """A data set without videos, which writes its clips by itself."""
+
+    def write_store(self, raw: Path, root: Path) -> int:
+        """Write what the store `root` lacks; returns the number of clips written."""
         ...
 
 
