@@ -111,7 +111,13 @@ def test_every_experiment_takes_two_steps_in_debug_mode(name, store, tmp_path):
             "net.depth=1",
             "datamodule.frames=8",
         ],
-        "moditalker_mtov": ["net.model_channels=32", "net.size=4", "net.channel_mult=[1,2]", "datamodule.frames=8"]
+        "moditalker_mtov": [
+            "net.model_channels=32",
+            "net.size=4",
+            "net.channel_mult=[1,2]",
+            "datamodule.frames=8",
+            "datamodule.latents=null",
+        ]
         + [
             f"model.{part}.{size}" for part in ("autoencoder", "landmark_autoencoder") for size in ("dim=32", "depth=1")
         ],

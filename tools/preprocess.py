@@ -61,13 +61,15 @@ def _encoder(cfg: DictConfig) -> Callable[[Path], int]:
 def _window_encoder(cfg: DictConfig) -> Callable[[Path], int]:
     """What encodes the windows of a store, its two checkpoints found to be autoencoders of them."""
     from src.datamodules.preprocessing.clip_latents import read_autoencoders, write_clip_latents
+    from src.lightning_modules.stages import checkpoint_of_stage
 
     if len(cfg.clip_latents) != 2:
         raise ConfigError(
             f"clip_latents={list(cfg.clip_latents)}: give two checkpoints, of the autoencoder of faces and of that of landmarks."
         )
-    autoencoders = read_autoencoders(*cfg.clip_latents)
-    return partial(write_clip_latents, autoencoders=autoencoders, **cfg.clip_latent_options)
+    how = "train an autoencoder with experiment=moditalker_mtov_...autoencoder_..."
+    faces, landmarks = (checkpoint_of_stage(choice, cfg.runs, "clip_latents", how) for choice in cfg.clip_latents)
+    return partial(write_clip_latents, autoencoders=read_autoencoders(faces, landmarks), **cfg.clip_latent_options)
 
 
 def _write_talker_rows(cfg: DictConfig, root: Path) -> None:

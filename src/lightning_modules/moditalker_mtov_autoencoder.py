@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -288,22 +288,16 @@ class MToVAutoencoder(pl.LightningModule):
 
     @torch.no_grad()
     def sample(
-        self,
-        conditions: Mapping[str, UInt8[Tensor, "b t 3 h w"]],
-        generator: torch.Generator | None = None,
-        **options: Any,
+        self, conditions: Batch, generator: torch.Generator | None = None, **options: Any
     ) -> Float[Tensor, "b 3 h w"]:
-        """Reconstructions, in [-1, 1], of the middle frame of each clip of `target`; nothing is random."""
+        """Reconstructions, in [-1, 1], of the middle frames of `clip` (b, t, 3, h, w); nothing is random."""
         return self(to_signed(conditions["clip"]))[:, self.net.frames // 2].clamp(-1, 1)
 
     @torch.no_grad()
     def sample_video(
-        self,
-        conditions: Mapping[str, UInt8[Tensor, "t 3 h w"]],
-        generator: torch.Generator | None = None,
-        **options: Any,
+        self, conditions: Batch, generator: torch.Generator | None = None, **options: Any
     ) -> Float[Tensor, "t 3 h w"]:
-        """Reconstruction of `target`, whole clips one after the other."""
+        """Reconstruction of `target` (t, 3, h, w), window by window."""
         clips = to_signed(conditions["target"]).unflatten(0, (-1, self.net.frames))
         return torch.cat([self(clip[None])[0] for clip in clips]).clamp(-1, 1)
 
