@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from src.audio.features import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, SpeechFeatures
@@ -21,6 +21,7 @@ from src.diffusion.pixels import Rounding, to_signed, to_uint8, to_unit
 from src.diffusion.sampling import SchedulerFactory
 from src.errors import ConfigError, require_choice, require_least
 from src.face.alignment import Alignment, MeanFaceAlignment
+from src.face.blending import colour_matched
 from src.face.masks import feathered
 from src.face.repainting import MaskRule
 from src.lightning_modules.difftalk import PUBLISHED, Conditions, DiffTalk
@@ -30,10 +31,11 @@ from src.pipelines.voices import choose_voice
 
 log = logging.getLogger(__name__)
 
-Paste = Literal["feathered", "hard", "none"]
+Paste = Literal["seamless", "feathered", "hard", "none"]
 Reference = Literal["first", "previous"]
 LongerVideo = Literal["cut", "keep"]
 LongerAudio = Literal["loop", "cut"]
+COLOUR_BORDER = 2  # widths of the edge: how far within the region skin of both pictures is compared
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class DiffTalkPipeline:
         noise: `same` starting noise for all frames, which is steadier, or `random` for each.
         hold_kept: hold the kept part of the latent fast while sampling.
         paste: put the kept pixels back with a `feathered` or a `hard` edge, or `none`: all pixels are the decoder's, as the original.
+            `seamless` is feathered, and takes away the slow difference of colour that shows at the edge.
         feather: width of that edge, in frame widths.
         whole_frame: paste the face into the whole picture; False: the result is the aligned face alone.
         reference: the person is shown by the `first` frame with a face, or by the `previous` frame that was made (section 3.4 of the
@@ -114,7 +117,7 @@ class DiffTalkPipeline:
         quantize_x0: bool = False,
         noise: NoiseMode = "same",
         hold_kept: bool = True,
-        paste: Paste = "feathered",
+        paste: Paste = "seamless",
         feather: float = 0.05,
         whole_frame: bool = True,
         reference: Reference = "first",
@@ -285,8 +288,9 @@ class DiffTalkPipeline:
                 if self.reference == "previous":
                     reference = latents[-1:]
                 decoded = to_uint8(to_unit(self.model.decode(latents)), self.rounding).permute(0, 2, 3, 1).cpu().numpy()
-                weights[spoken] = self._weights(footage, shown[spoken])
-                made[spoken] = decoded
+                regions = self._regions(footage, shown[spoken])
+                weights[spoken] = self._weights(regions)
+                made[spoken] = self._in_colours_of(crops[spoken], decoded, regions)
             if self.whole_frame:
                 yield {GENERATED: footage.pasted(whole, made, weights, shown)}
             else:
@@ -329,17 +333,27 @@ class DiffTalkPipeline:
             **self.published_options,
         )
 
-    def _weights(self, footage: Footage, shown: Int64[np.ndarray, " t"]) -> UInt8[np.ndarray, "t h w 1"]:
-        """How much of the generated crop is taken, 0 to 255."""
+    def _regions(self, footage: Footage, shown: Int64[np.ndarray, " t"]) -> Bool[np.ndarray, "t h w"]:
+        """Where the generated crop is taken."""
         size = (self.resolution, self.resolution)
         if self.paste == "none":
-            return np.full((len(shown), *size, 1), 255, np.uint8)
+            return np.ones((len(shown), *size), np.bool_)
         repainted = ~masks_of_frames(footage.landmarks[shown], size, self.resolution, self.mask)[:, 0]
         if (
             footage.crops_of is None
         ):  # the crop ends within the picture: a region that reaches its border must fade there, too
             repainted[:, [0, -1]] = repainted[:, :, [0, -1]] = False
-        return feathered(repainted, self.feather if self.paste == "feathered" else 0.0)[..., None]
+        return repainted
+
+    def _weights(self, regions: Bool[np.ndarray, "t h w"]) -> UInt8[np.ndarray, "t h w 1"]:
+        """How much of the generated crop is taken, 0 to 255."""
+        return feathered(regions, self.feather if self.paste in ("seamless", "feathered") else 0.0)[..., None]
+
+    def _in_colours_of(self, crops: Frames, made: Frames, regions: Bool[np.ndarray, "t h w"]) -> Frames:
+        """The generated crops in the colours that the source has along the edge."""
+        if self.paste != "seamless":
+            return made
+        return colour_matched(made, crops, feathered(regions, COLOUR_BORDER * self.feather)[..., None])
 
     def _signed(self, crops: Frames) -> Float[Tensor, "t 3 h w"]:
         return to_signed(torch.from_numpy(np.ascontiguousarray(crops)).to(self.device).permute(0, 3, 1, 2))

@@ -268,8 +268,8 @@ def test_a_stored_clip_is_placed_like_its_resized_frames(root):
 def test_a_region_that_reaches_the_crops_border_fades_there_where_the_picture_goes_on(model, root):
     made = pipeline(model, mask=MaskRule("nose_tip"))
     footage = read_footage(clip(root), MeanFaceAlignment.square(SIDE))
-    assert (made._weights(footage, np.arange(2))[:, -1] == 255).all()  # the crop is the picture
-    inside = made._weights(replace(footage, crops_of=None), np.arange(2))
+    assert (made._weights(made._regions(footage, np.arange(2)))[:, -1] == 255).all()  # the crop is the picture
+    inside = made._weights(made._regions(replace(footage, crops_of=None)), np.arange(2))
     assert not inside[:, -1].any()
     assert not inside[:, :, [0, -1]].any()
     assert (inside[:, -6, 8:-8] == 255).all()
