@@ -269,7 +269,7 @@ def test_a_region_that_reaches_the_crops_border_fades_there_where_the_picture_go
     made = pipeline(model, mask=MaskRule("nose_tip"))
     footage = read_footage(clip(root), MeanFaceAlignment.square(SIDE))
     assert (made._weights(made._regions(footage, np.arange(2)))[:, -1] == 255).all()  # the crop is the picture
-    inside = made._weights(made._regions(replace(footage, crops_of=None)), np.arange(2))
+    inside = made._weights(made._regions(replace(footage, crops_of=None), np.arange(2)))
     assert not inside[:, -1].any()
     assert not inside[:, :, [0, -1]].any()
     assert (inside[:, -6, 8:-8] == 255).all()
