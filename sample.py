@@ -77,6 +77,9 @@ def own_options(cfg: DictConfig) -> dict[str, object]:
     options = {
         key.removeprefix("pipeline."): OmegaConf.select(cfg, key) for key in given if key.startswith("pipeline.")
     }
+    if cfg.motion_ckpt is not None:
+        require_file(cfg.motion_ckpt, "motion_ckpt")
+        options["motion_ckpt"] = cfg.motion_ckpt
     if any(key.split(".")[0] == "features" for key in given):
         options["features"] = OmegaConf.to_container(cfg.features, resolve=True)
     return options

@@ -1,5 +1,6 @@
 """Adan, the optimiser that AToM was trained with; no library that this project uses has it."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from src.errors import ConfigError
+
+_MOMENTS = ("m", "v", "n", "last_grad")
 
 
 class Adan(Optimizer):
@@ -54,25 +57,38 @@ class Adan(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+            for step, parameters in self._by_step(group["params"]).items():
+                self._update(parameters, step, group)
         return loss
 
-    def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = 0
-            state |= {name: torch.zeros_like(parameter) for name in ("m", "v", "n")}
+    def _by_step(self, parameters: Iterable[Tensor]) -> dict[int, list[Tensor]]:
+        """Those that have a gradient, by the number of steps that they have made: one may have had none before."""
+        found: dict[int, list[Tensor]] = defaultdict(list)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                state = self.state[parameter]
+                if not state:
+                    state |= {"step": 0} | {name: torch.zeros_like(parameter) for name in _MOMENTS}
+                found[state["step"]].append(parameter)
+        return found
+
+    def _update(self, parameters: list[Tensor], step: int, group: dict[str, Any]) -> None:
+        """One step of parameters that have made `step` ones, all at once."""
         b1, b2, b3 = group["betas"]
-        m, v, n = state["m"], state["v"], state["n"]
-        if state["step"]:
-            difference = grad - state["last_grad"]
-            m.lerp_(grad, b1)
-            v.lerp_(difference, b2)
-            n.lerp_((grad + (1 - b2) * difference).square(), b3)
-        state["step"] += 1
-        c1, c2, c3 = (1 / (1 - (1 - b) ** state["step"]) for b in (b1, b2, b3))
-        rate = group["lr"] / ((c3 * n).sqrt() + group["eps"])
-        parameter.sub_(rate * (c1 * m + (1 - b2) * c2 * v)).div_(1 + group["lr"] * group["weight_decay"])
-        state["last_grad"] = grad.clone()
+        states = [self.state[parameter] for parameter in parameters]
+        m, v, n, last = ([state[name] for state in states] for name in _MOMENTS)
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if step:
+            difference = torch._foreach_sub(grads, last)
+            ahead = torch._foreach_add(grads, difference, alpha=1 - b2)
+            torch._foreach_lerp_(m, grads, b1)
+            torch._foreach_lerp_(v, difference, b2)
+            torch._foreach_lerp_(n, torch._foreach_mul(ahead, ahead), b3)
+        c1, c2, c3 = (1 / (1 - (1 - b) ** (step + 1)) for b in (b1, b2, b3))
+        direction = torch._foreach_add(torch._foreach_mul(m, c1), v, alpha=(1 - b2) * c2)
+        size = torch._foreach_add(torch._foreach_sqrt(torch._foreach_mul(n, c3)), group["eps"])
+        torch._foreach_addcdiv_(parameters, direction, size, value=-group["lr"])
+        torch._foreach_div_(parameters, 1 + group["lr"] * group["weight_decay"])
+        torch._foreach_copy_(last, grads)
+        for state in states:
+            state["step"] += 1

@@ -1,4 +1,4 @@
-"""landmark_driven: a face and moving landmarks -> a video, frame by frame."""
+"""landmark_driven: a face and moving landmarks, or with AToM's help a voice -> a video, frame by frame."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
+from src.audio.features import FPS, SpeechFeatures
+from src.audio.imported import ImportedFeatures
 from src.datamodules.landmark_driven import landmark_picture
 from src.datamodules.store import Clip
 from src.diffusion.noise import FrameNoise, NoiseMode
@@ -23,6 +25,7 @@ from src.face.topology import RIGID
 from src.face.warp import warp
 from src.lightning_modules.landmark_driven import LandmarkDriven, stack_condition
 from src.media import VideoReader, resize
+from src.pipelines.moditalker_atom import MotionGenerator, generate_motion, load_motion_generator, read_heads
 from src.pipelines.sources import Portrait, read_portrait, stored_clip, track_landmarks
 from src.pipelines.video import GENERATED, Frames, Video
 
@@ -68,6 +71,8 @@ class LandmarkDrivenPipeline:
         write_real_video: also write the aligned driving frames.
         write_landmark_video: also write the landmark pictures.
         rounding: of grey levels; `down` as the original truncates them.
+        motion_ckpt: checkpoint of AToM (moditalker_atom), which makes the landmarks of a voice; None: they come from the driving clip.
+        features: speech features in place of those that this checkpoint records.
     """
 
     def __init__(
@@ -88,6 +93,8 @@ class LandmarkDrivenPipeline:
         write_real_video: bool = False,
         write_landmark_video: bool = False,
         rounding: Literal["nearest", "down"] = "nearest",
+        motion_ckpt: str | Path | None = None,
+        features: SpeechFeatures | ImportedFeatures | None = None,
     ) -> None:
         require_choice("pipeline.noise", noise, ("same", "random"))
         require_choice("pipeline.motion", motion, ("relative", "absolute"))
@@ -119,6 +126,9 @@ class LandmarkDrivenPipeline:
         self.beside = (REAL, LANDMARKS) if side_by_side else ()
         self.companions = (REAL,) * write_real_video + (LANDMARKS,) * write_landmark_video
         self.rounding: Literal["nearest", "down"] = rounding
+        self.speaker: MotionGenerator | None = None
+        if motion_ckpt is not None:
+            self.speaker = load_motion_generator(motion_ckpt, device=str(model.device), features=features)
 
     @property
     def device(self) -> torch.device:
@@ -138,17 +148,23 @@ class LandmarkDrivenPipeline:
         Args:
             source: the face: a picture, a video (its first frame with a face) or a clip of a clip store, `STORE@CLIP_ID` (its first frame);
                 None: the driving clip.
-            audio: sound of the result, a file or 16 kHz mono; None: the driving clip's.
-            driving: the motion: a video, or a clip of a clip store, `STORE@CLIP_ID`.
+            audio: sound of the result, a file or 16 kHz mono; None: the driving clip's. With `motion_ckpt` it is the voice that moves
+                the face.
+            driving: the motion: a video, or a clip of a clip store, `STORE@CLIP_ID`. With `motion_ckpt` that of the head alone; None: the
+                head keeps still.
             seed: of the noise.
 
         Raises:
-            ConfigError: no driving clip was given.
+            ConfigError: no driving clip was given, or with `motion_ckpt` no voice.
             FaceError: no face in source or driving clip, or the landmark model is missing.
             MediaError, StoreError: a file cannot be read.
         """
+        if self.speaker is not None:
+            return self._speak(self.speaker, source, audio, driving, seed)
         if driving is None:
-            raise ConfigError("landmark_driven needs a driving clip: give driving=VIDEO or driving=STORE@CLIP_ID.")
+            raise ConfigError(
+                "landmark_driven needs a driving clip: give driving=VIDEO or driving=STORE@CLIP_ID, or a voice and motion_ckpt=ATOM."
+            )
         portrait = self.read_source(driving if source is None else source)
         motion = self.read_driving(driving)
         targets = motion.landmarks[..., :2].astype(np.float64)
@@ -164,6 +180,34 @@ class LandmarkDrivenPipeline:
             real=motion.frames,
             fps=motion.fps,
             audio=Path(audio) if isinstance(audio, str) else motion.audio if audio is None else audio,
+            seed=seed,
+        )
+
+    def _speak(
+        self,
+        speaker: MotionGenerator,
+        source: str | Path | Clip | UInt8[np.ndarray, "h w 3"] | None,
+        audio: str | Path | Float32[np.ndarray, " s"] | None,
+        driving: str | Path | Clip | None,
+        seed: int,
+    ) -> Video:
+        """The video of landmarks that AToM makes of the voice."""
+        face = driving if source is None else source
+        voice = next((given for given in (audio, driving, source) if given is not None), None)
+        if face is None or voice is None or (isinstance(voice, np.ndarray) and voice.ndim != 1):
+            raise ConfigError("motion_ckpt needs a face and a voice: give source=FACE and audio=FILE.")
+        portrait = self.read_source(face)
+        heads = None
+        if driving is not None:
+            heads = read_heads(driving, smoothing=self.smoothing, face_model=self.face_model)
+        targets, motion = generate_motion(speaker, portrait.points, voice, driving=heads, seed=seed)
+        return self.animate(
+            portrait.frame,
+            self._pictures(portrait.landmarks[None])[0],
+            lambda frames: self._pictures(targets[frames.start : frames.stop, :, :2]),
+            len(targets),
+            fps=float(FPS),
+            audio=motion.audio,
             seed=seed,
         )
 

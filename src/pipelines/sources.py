@@ -13,6 +13,7 @@ from src.datamodules.store import SAFE_ID, Clip, ClipStore
 from src.errors import ConfigError, FaceError, MediaError
 from src.face.alignment import Alignment, transform_points
 from src.face.detector import FaceDetector, FaceTracker
+from src.face.geometry import scale_of
 from src.face.landmarks import fill_missing, rescaled
 from src.face.topology import NUM_LANDMARKS
 from src.face.warp import warp
@@ -25,10 +26,22 @@ MAX_FRAMES_WITHOUT_FACE = 250  # of a source video, before the search for a face
 
 @dataclass(frozen=True)
 class Portrait:
-    """The person to be shown: an aligned frame and its landmarks in its pixels."""
+    """The person to be shown: an aligned frame, its landmarks in its pixels, and how deep they lie, in the same unit."""
 
     frame: UInt8[np.ndarray, "h w 3"]
     landmarks: Float[np.ndarray, "478 d"]
+    depth: Float[np.ndarray, "478"] | None = None
+
+    @property
+    def points(self) -> Float32[np.ndarray, "478 3"]:
+        """Landmarks in three dimensions.
+
+        Raises:
+            FaceError: their depth is unknown.
+        """
+        if self.depth is None:
+            raise FaceError("The depth of the source's landmarks is unknown: give a picture, a video or a stored clip.")
+        return np.column_stack([self.landmarks[:, :2], self.depth]).astype(np.float32)
 
 
 def read_portrait(
@@ -59,7 +72,8 @@ def read_portrait(
             shown = np.flatnonzero(clip.valid)
             index = int(np.random.default_rng(random_seed).choice(shown if len(shown) else clip.n_frames))
         frame = resize(clip.frames([index])[0], alignment.size)
-        return Portrait(frame, rescaled(clip.landmarks[index, :, :2], clip.size, alignment.size))
+        depth = clip.landmarks[index, :, 2] * (alignment.size[1] / clip.size[1])
+        return Portrait(frame, rescaled(clip.landmarks[index, :, :2], clip.size, alignment.size), depth)
     pictures = _pictures_of(source, random_seed)
     first = next(pictures)  # before the detector, whose absence would hide that the file is missing
     with FaceDetector("image", model=face_model) as detector:
@@ -69,7 +83,8 @@ def read_portrait(
                     log.warning("source=%s shows %d faces; the largest is taken", name, len(faces))
                 matrix = alignment.fit(faces[0].landmarks[None], picture.shape[:2])
                 landmarks = transform_points(faces[0].landmarks[None, :, :2], matrix)[0]
-                return Portrait(warp(picture[None], matrix, alignment.size)[0], landmarks)
+                depth = faces[0].landmarks[:, 2] * scale_of(matrix)[0]
+                return Portrait(warp(picture[None], matrix, alignment.size)[0], landmarks, depth)
     raise FaceError(f"source={name}: no face was found; give a picture that shows one face from the front.")
 
 

@@ -1,0 +1,370 @@
+"""AToM: a face and a voice -> moving landmarks, on a head that keeps still or moves like that of a driving video.
+
+Other pipelines make pictures of them: MToV, MoDiTalker's second stage, and `landmark_driven`.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
+
+from src.adapters.moditalker_atom import METHOD, load_face_regressor
+from src.audio.features import FPS, SpeechFeatures
+from src.audio.imported import ImportedFeatures
+from src.checkpoint import Checkpoint, instantiate, load
+from src.datamodules.store import Clip
+from src.errors import CheckpointError, ConfigError, FaceError
+from src.face.landmarks import smooth, to_ibug68
+from src.face.liveportrait_talker import regressor_crop
+from src.face.mesh_motion import spread
+from src.face.moditalker_atom import (
+    Heads,
+    MorphableFace,
+    align_by_coefficients,
+    fit_heads,
+    follow,
+    from_network,
+    frontal_points,
+    neutral_face,
+    posed_points,
+    read_morphable_face,
+    to_network,
+)
+from src.face.topology import NUM_LANDMARKS
+from src.lightning_modules.moditalker_atom import AToM
+from src.media import VideoReader
+from src.media.looping import ping_pong
+from src.nn.liveportrait_talker import FaceRegressor
+from src.nn.liveportrait_talker.face_regressor import part
+from src.pipelines.loading import pick_device
+from src.pipelines.sources import stored_clip, track_landmarks
+from src.pipelines.voices import read_voice
+
+log = logging.getLogger(__name__)
+
+MAX_GAP = 10  # frames of a driving video without a face that are interpolated
+
+Voice = str | Path | Clip | Float32[np.ndarray, " s"]
+
+# What the exact tier needs, and what for; the free tier needs none of it.
+AUXILIARY_FILES = {
+    "face_model_3d": "BFM_model_front.mat: landmarks out of coefficients of the 3D morphable face model",
+    "face_regressor": "epoch_20.pth of Deep3DFaceRecon: coefficients of a face",
+}
+
+
+@dataclass(frozen=True)
+class SpokenMotion:
+    """What AToM makes of a voice, without head pose.
+
+    Attributes:
+        faces: frontal, 25 per second, decimetres.
+        reference: the person's face as it was given, frontal.
+        audio: samples of the voice, 16 kHz.
+    """
+
+    faces: Float64[np.ndarray, "t 68 3"]
+    reference: Float64[np.ndarray, "68 3"]
+    audio: Float32[np.ndarray, " s"]
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+
+class MotionGenerator:
+    """A trained AToM with what it takes to use it.
+
+    Args:
+        model: in eval mode, on its device.
+        features: speech features of the training.
+        neutral: the face that displacements are counted from, decimetres; None: the average face.
+    """
+
+    def __init__(
+        self,
+        model: AToM,
+        features: SpeechFeatures | ImportedFeatures | None,
+        neutral: Float[np.ndarray, "68 3"] | None = None,
+    ) -> None:
+        self.model = model
+        self.features = features
+        self.neutral = neutral_face() if neutral is None else neutral
+
+    def __call__(
+        self,
+        reference: Float[np.ndarray, "68 3"],
+        audio: Voice,
+        *,
+        seed: int = 1,
+        guidance: float | int | None = None,
+        steps: int | None = None,
+        audio_emb: Path | None = None,
+    ) -> SpokenMotion:
+        """Motion as long as the voice, however long that is.
+
+        Args:
+            reference: the person's frontal face, decimetres.
+            audio: a sound or video file, 16 kHz mono, or a clip of a clip store, `STORE@CLIP_ID`.
+            seed: of the noise.
+            guidance: weight of the conditions; None: the model's own.
+            steps: of the sampling; None: the model's own.
+            audio_emb: a file of rows of speech features in place of computed ones.
+
+        Raises:
+            ConfigError, FeatureError, MediaError, StoreError: the voice cannot be used.
+        """
+        rows, samples = read_voice(audio, self.features, self.model.net.audio_dim, audio_emb)
+        device = self.model.device
+        face = torch.from_numpy(to_network(reference, self.neutral)).to(device)
+        made = self.model.generate(face, torch.from_numpy(rows).to(device), seed, guidance=guidance, steps=steps)
+        return SpokenMotion(from_network(made.cpu().numpy(), self.neutral), reference.astype(np.float64), samples)
+
+
+def load_motion_generator(
+    ckpt: str | Path | Checkpoint,
+    *,
+    device: str = "auto",
+    weights: Literal["ema", "last"] = "ema",
+    features: SpeechFeatures | ImportedFeatures | None = None,
+    face_model_3d: str | Path | None = None,
+) -> MotionGenerator:
+    """The generator of a checkpoint of AToM.
+
+    Args:
+        ckpt: a `.ckpt` of training, a release folder or a converted `.safetensors`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `mps`.
+        weights: averaged or last weights of the training.
+        features: in place of those that the checkpoint records.
+        face_model_3d: BFM_model_front.mat, whose mean face is the neutral one of the published weights; None: the average face.
+
+    Raises:
+        CheckpointError: it is missing, unsafe or of another method.
+    """
+    checkpoint = ckpt if isinstance(ckpt, Checkpoint) else load(ckpt, weights)
+    if checkpoint.method != METHOD:
+        raise CheckpointError(
+            f"{checkpoint.path} is of {checkpoint.method}, not of {METHOD}: give a checkpoint that makes landmarks of a voice."
+        )
+    model = instantiate(checkpoint.config["model"])
+    try:
+        model.load_state_dict(checkpoint.state_dict, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{checkpoint.path}: the weights do not fit the network that the checkpoint describes: {str(error).splitlines()[1].strip()}"
+        ) from error
+    model.eval().requires_grad_(False).to(pick_device(device))
+    recorded = (checkpoint.config.get("datamodule") or {}).get("features")
+    if features is None and recorded:
+        features = instantiate(recorded)
+    neutral = None if face_model_3d is None else read_morphable_face(face_model_3d).neutral
+    return MotionGenerator(model, features, neutral)
+
+
+def generate_motion(
+    generator: MotionGenerator,
+    landmarks: Float[np.ndarray, "n 3"],
+    audio: Voice,
+    *,
+    driving: Heads | None = None,
+    pose: Literal["relative", "absolute"] = "relative",
+    enlargement: float | int = 1.0,
+    seed: int = 1,
+    **options: Any,
+) -> tuple[Float32[np.ndarray, "t n 3"], SpokenMotion]:
+    """Landmarks of a person who says what the voice says, 25 per second, in pixels of the person's picture or of the driving frames.
+
+    Args:
+        generator: see `load_motion_generator`.
+        landmarks: of the person's picture, 478 or 68 points, pixels, z in the same unit. As many points come out: of 478, those beside
+            the 68 move with their neighbours.
+        audio: the voice, see `MotionGenerator`.
+        driving: heads of a driving video, see `read_heads`; one that is too short is played to and fro. None: the head keeps still.
+        pose: `relative`: the person's head moves from where it is as the driving one does; `absolute`: it takes its place.
+        enlargement: see `src.face.moditalker_atom.posed_points`.
+        seed: of the noise.
+        options: of `MotionGenerator.__call__`.
+
+    Returns:
+        the landmarks, and the motion without head pose.
+    """
+    head = fit_heads(landmarks[None])
+    frontal = frontal_points(landmarks[None], head)[0]
+    reference = to_ibug68(frontal)
+    motion = generator(reference, audio, seed=seed, **options)
+    moved = motion.faces - reference
+    points = frontal + (spread(moved) if len(landmarks) == NUM_LANDMARKS else moved)
+    heads = head_motion(head, driving, len(motion), pose)
+    return posed_points(points, heads, enlargement).astype(np.float32), motion
+
+
+def head_motion(
+    head: Heads, driving: Heads | None, n_frames: int, pose: Literal["relative", "absolute"] = "relative"
+) -> Heads:
+    """A head for every frame; see `generate_motion`."""
+    if driving is None:
+        return head[np.zeros(n_frames, np.int64)]
+    frames = driving[_frames_for(len(driving), n_frames)]
+    return follow(head, frames) if pose == "relative" else frames
+
+
+def _frames_for(n_driving: int, n_frames: int) -> Int64[np.ndarray, " t"]:
+    """Frames of a driving video, to and fro where it is too short, which is said."""
+    if n_driving < n_frames:
+        log.warning(
+            "driving: %.1f s of head motion for %.1f s of voice; it is played to and fro",
+            n_driving / FPS,
+            n_frames / FPS,
+        )
+    return ping_pong(n_driving, n_frames)
+
+
+def read_heads(
+    driving: str | Path | Clip, *, smoothing: float | int = 0.0, face_model: str | Path | None = None
+) -> Heads:
+    """The heads of a driving video at 25 frames per second, or of a clip of a clip store.
+
+    Args:
+        driving: a path, or `STORE@CLIP_ID`.
+        smoothing: of the landmarks along time, standard deviation in frames; the original has none.
+        face_model: path of MediaPipe's FaceLandmarker; None: in the models folder.
+
+    Raises:
+        FaceError: no face for more than ten frames.
+        MediaError, StoreError: it cannot be read.
+    """
+    return fit_heads(smooth(read_driving_landmarks(driving, face_model), smoothing))
+
+
+def read_driving_landmarks(
+    driving: str | Path | Clip, face_model: str | Path | None = None
+) -> Float32[np.ndarray, "t 478 3"]:
+    """Landmarks of every frame, short gaps interpolated; see `read_heads`."""
+    if (clip := stored_clip(driving)) is not None:
+        require_short_gaps(clip.valid, clip.fps, f"driving={driving}")
+        return np.array(clip.landmarks)
+    assert isinstance(driving, str | Path)
+    landmarks, found = track_landmarks(VideoReader(driving, fps=FPS), f"driving={driving}", face_model)
+    require_short_gaps(found, FPS, f"driving={driving}")
+    return landmarks
+
+
+def require_short_gaps(found: Bool[np.ndarray, " t"], fps: float | int, name: str) -> None:
+    """FaceError that names the time where no face was found for more than `MAX_GAP` frames."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[True], found, [True]]).astype(np.int8)))
+    for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        if stop - start > MAX_GAP:
+            raise FaceError(
+                f"{name}: no face from {start / fps:.2f} s to {stop / fps:.2f} s, and at most {MAX_GAP} frames can be "
+                "interpolated: cut the video there, or give another one."
+            )
+
+
+# --- exact tier
+
+
+@dataclass(frozen=True)
+class ExactHeads:
+    """The heads of a driving video as the original takes them: `coefficients` of the face model and 68 `landmarks` per frame."""
+
+    coefficients: Float32[np.ndarray, "t 257"]
+    landmarks: Float64[np.ndarray, "t 68 2"]
+
+    def __len__(self) -> int:
+        return len(self.landmarks)
+
+    def part(self, name: str) -> Float32[np.ndarray, "t n"]:
+        """Some of the coefficients, see `src.nn.liveportrait_talker.face_regressor.PARTS`."""
+        return part(torch.from_numpy(self.coefficients), name).numpy()
+
+
+class ExactAlignment:
+    """The original's way through a 3D morphable face model: coefficients of faces, landmarks out of them, and landmarks onto heads.
+
+    Args:
+        face_model_3d: BFM_model_front.mat.
+        face_regressor: epoch_20.pth of Deep3DFaceRecon.
+        device: where the regressor runs.
+        batch_size: frames per pass.
+
+    Raises:
+        ConfigError: files that are missing, all of them, with what each is for.
+    """
+
+    def __init__(
+        self,
+        face_model_3d: str | Path | None,
+        face_regressor: str | Path | None,
+        *,
+        device: str = "auto",
+        batch_size: int = 16,
+    ) -> None:
+        given = {"face_model_3d": face_model_3d, "face_regressor": face_regressor}
+        absent = [name for name, path in given.items() if not path or not Path(path).is_file()]
+        if face_model_3d is None or face_regressor is None or absent:
+            needed = " and ".join(f"{name} ({AUXILIARY_FILES[name]})" for name in absent)
+            raise ConfigError(
+                f"the exact alignment lacks {needed}: give these files, or take the free alignment, which needs none."
+            )
+        self.face: MorphableFace = read_morphable_face(face_model_3d)
+        self.regressor: FaceRegressor = load_face_regressor(face_regressor).to(pick_device(device))
+        self.batch_size = batch_size
+
+    def read_heads(self, driving: str | Path | Clip, *, face_model: str | Path | None = None) -> ExactHeads:
+        """The heads of a driving video at 25 frames per second, or of a stored clip; errors as of the free `read_heads`."""
+        landmarks = read_driving_landmarks(driving, face_model)
+        clip = stored_clip(driving)
+        read = clip.frames if clip is not None else VideoReader(str(driving), fps=FPS).read
+        chunks = [range(i, min(i + self.batch_size, len(landmarks))) for i in range(0, len(landmarks), self.batch_size)]
+        heads = [self.heads(read(chunk), landmarks[chunk.start : chunk.stop]) for chunk in chunks]
+        return ExactHeads(
+            np.concatenate([head.coefficients for head in heads]), np.concatenate([head.landmarks for head in heads])
+        )
+
+    @torch.inference_mode()
+    def heads(self, frames: UInt8[np.ndarray, "t h w 3"], landmarks: Float[np.ndarray, "t n d"]) -> ExactHeads:
+        """Coefficients of the faces in RGB frames, given their 478 or 68 landmarks in pixels."""
+        points = to_ibug68(landmarks[..., :2]).astype(np.float64)
+        crops = np.stack([regressor_crop(frame, face).image for frame, face in zip(frames, points, strict=True)])
+        device = next(self.regressor.parameters()).device
+        pictures = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 255
+        return ExactHeads(self.regressor(pictures).cpu().numpy(), points)
+
+    def frontal(self, heads: ExactHeads) -> Float32[np.ndarray, "t 68 3"]:
+        """Their faces without pose, decimetres."""
+        return self.face.faces(heads.part("identity"), heads.part("expression"))
+
+    def onto(self, faces: Float[np.ndarray, "t 68 3"], heads: ExactHeads) -> Int64[np.ndarray, "t 68 2"]:
+        """Frontal faces in whole pixels of the frames that the heads were found in."""
+        aligned = align_by_coefficients(faces, heads.part("angle"), heads.part("translation"), heads.landmarks)
+        return aligned.astype(np.int64)
+
+
+def generate_exact_motion(
+    generator: MotionGenerator,
+    alignment: ExactAlignment,
+    source: ExactHeads,
+    audio: Voice,
+    driving: ExactHeads,
+    *,
+    seed: int = 1,
+    **options: Any,
+) -> tuple[Int64[np.ndarray, "t 68 2"], SpokenMotion]:
+    """Landmarks as the original's two scripts make them: the person's face from `source` speaks on the heads of `driving`.
+
+    Args:
+        generator: with the neutral face of the same face model.
+        alignment: of both heads.
+        source: one frame of the person.
+        audio: the voice.
+        driving: a head per frame; too few are played to and fro.
+        seed: of the noise.
+        options: of `MotionGenerator.__call__`.
+    """
+    motion = generator(alignment.frontal(source)[0].astype(np.float64), audio, seed=seed, **options)
+    frames = _frames_for(len(driving), len(motion))
+    heads = ExactHeads(driving.coefficients[frames], driving.landmarks[frames])
+    return alignment.onto(motion.faces, heads), motion
