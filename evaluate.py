@@ -31,7 +31,9 @@ log = logging.getLogger(__name__)
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
     """Pair, measure, write and show."""
-    settings = {str(key): OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key] for key in cfg}
+    settings = {
+        str(key): OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key] for key in cfg
+    }
     options = options_of(cfg)
     names = chosen_names(options.metrics)
     pairing = pairing_of(cfg)
@@ -61,7 +63,7 @@ def main(cfg: DictConfig) -> None:
     html_report.write_report(out / "report.html", totals, results, pairing, rules, settings)
     screen.print(report.summary_table(totals, title))
     for line in report.warnings_of(totals) + report.not_computed(totals):
-        screen.print(line, style="yellow", highlight=False)
+        screen.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     screen.print(f"written: {out}/", highlight=False)
     if failed:
         sys.exit(SOME_FAILED)

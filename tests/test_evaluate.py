@@ -27,7 +27,9 @@ def run(monkeypatch, capsys, tmp_path):
 
     def call(*overrides):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", "landmarks=false", "workers=1", "metrics=[image,mouth_pixels]", *overrides])
+        monkeypatch.setattr(
+            sys, "argv", ["evaluate.py", "landmarks=false", "workers=1", "metrics=[image,mouth_pixels]", *overrides]
+        )
         try:
             evaluate.main()
             status = 0
@@ -83,7 +85,10 @@ def test_a_protocol_fixes_size_frames_and_metrics(run, data, tmp_path):
     assert status == 0
     metrics = json.loads((tmp_path / "out/evaluation/metrics.json").read_text())
     assert {(c["height"], c["width"], c["frames"]) for c in metrics["clips"]} == {(32, 32, 39)}
-    assert "not computed: fvd: needs i3d_pretrained_400.pt, get it with" in out
+    assert (
+        "not computed: fvd: needs i3d_pretrained_400.pt, get it with: python tools/download_models.py names=[i3d_pretrained_400.pt]"
+        in out
+    )
 
 
 def test_a_list_pairs_what_names_do_not(run, data, tmp_path):

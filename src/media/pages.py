@@ -21,7 +21,8 @@ p { margin: 0 0 8px; } .soft { color: var(--soft); } code { font-size: 13px; }
 .grid { display: grid; gap: 14px; grid-template-columns: repeat(auto-fill, minmax(var(--wide), 1fr)); }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 14px; overflow: hidden; }
 .tile b { display: block; font-size: 26px; line-height: 1.2; } .tile span { color: var(--soft); }
-.plot h3 { font-size: 14px; margin: 0; display: flex; justify-content: space-between; } .plot h3 span { font-weight: 400; }
+.plot h3 { font-size: 14px; margin: 0; display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 8px; }
+.plot h3 span { font-weight: 400; }
 .plot svg { width: 100%; height: auto; display: block; margin: 8px 0 6px; } .plot p { font-size: 12.5px; margin: 0; }
 .plot rect { fill: var(--accent); } .plot line { stroke: var(--line); } .plot text { fill: var(--soft); font-size: 10px; }
 .warn { color: var(--bad); }

@@ -158,7 +158,7 @@ class PooledFeatures(nn.Module):
         """Features (b, width) of uint8 or float samples."""
         x = x.float() / 255 if x.dtype == torch.uint8 else x
         x = x.transpose(1, 2) if self._clips else x
-        return self.layers(x - 0.5).flatten(2).mean(dim=2) * 10
+        return self.layers(x - 0.5).flatten(2).mean(dim=2) * 1000
 
 
 def bias_curve(features: Float32[np.ndarray, "n d"], sizes: Sequence[int], repeats: int = 4) -> dict[int, float]:
