@@ -17,7 +17,7 @@ With latents that were computed beforehand (`src.datamodules.latents`), `latent`
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 from zlib import crc32
 
 import numpy as np
@@ -29,7 +29,7 @@ from torch.utils.data import Dataset, default_collate
 from src.audio.windows import AudioEdges, audio_windows
 from src.datamodules.frames import lips_of_frames, masks_of_frames, points_of_frames, read_pictures
 from src.datamodules.latents import StoredLatents
-from src.datamodules.resumable import ResumableDataModule
+from src.datamodules.resumable import LoaderOptions, ResumableDataModule
 from src.datamodules.speech_features import Features, check_features, clips_with_features, ensure_features
 from src.datamodules.store import Clip, ClipStore
 from src.errors import ConfigError, StoreError, require_choice, require_least
@@ -242,11 +242,6 @@ class DiffTalkDataModule(ResumableDataModule[DiffTalkDataset]):
         features: what makes the speech features; those that the store lacks are extracted before training.
         resolution: see `DiffTalkDataset`.
         batch_size: training frames per process and step.
-        val_batch_size: validation frames per process and step; None: `batch_size`.
-        num_workers: processes that decode.
-        persistent_workers: keep them between epochs.
-        pin_memory: page-locked batches, for GPUs.
-        prefetch_factor: batches that each worker prepares ahead.
         audio_offsets: see `DiffTalkDataset`.
         audio_edges: idem.
         mask: idem.
@@ -260,6 +255,7 @@ class DiffTalkDataModule(ResumableDataModule[DiffTalkDataset]):
         train_split: split of the store for training.
         val_split: split of the store for validation.
         seed: of the order and of the draws.
+        loading: see `src.datamodules.resumable.LoaderOptions`.
 
     Raises:
         ConfigError: a setting that cannot be used.
@@ -273,11 +269,6 @@ class DiffTalkDataModule(ResumableDataModule[DiffTalkDataset]):
         resolution: int = 256,
         batch_size: int = 8,
         *,
-        val_batch_size: int | None = None,
-        num_workers: int = 0,
-        persistent_workers: bool = True,
-        pin_memory: bool = True,
-        prefetch_factor: int = 2,
         audio_offsets: Sequence[int] = (-4, 3),
         audio_edges: AudioEdges = "zero",
         mask: MaskRule | None = None,
@@ -291,16 +282,9 @@ class DiffTalkDataModule(ResumableDataModule[DiffTalkDataset]):
         train_split: str = "train",
         val_split: str = "validation",
         seed: int = 42,
+        **loading: Unpack[LoaderOptions],
     ) -> None:
-        super().__init__(
-            batch_size,
-            val_batch_size=val_batch_size,
-            num_workers=num_workers,
-            persistent_workers=persistent_workers,
-            pin_memory=pin_memory,
-            prefetch_factor=prefetch_factor,
-            seed=seed,
-        )
+        super().__init__(batch_size, seed=seed, **loading)
         self.prepare_data_per_node = False  # the nodes of a cluster see one store
         self.root = Path(root)
         self.features = features

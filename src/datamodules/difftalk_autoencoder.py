@@ -8,14 +8,14 @@ A batch is a dictionary of
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from src.datamodules.frames import read_pictures
-from src.datamodules.resumable import ResumableDataModule
+from src.datamodules.resumable import LoaderOptions, ResumableDataModule
 from src.datamodules.store import Clip, ClipStore
 from src.errors import require_least
 
@@ -70,17 +70,13 @@ class DiffTalkAutoencoderDataModule(ResumableDataModule[DiffTalkAutoencoderDatas
         root: the clip store.
         resolution: see `DiffTalkAutoencoderDataset`.
         batch_size: training frames per process and step.
-        val_batch_size: validation frames per process and step; None: `batch_size`.
-        num_workers: processes that decode.
-        persistent_workers: keep them between epochs.
-        pin_memory: page-locked batches, for GPUs.
-        prefetch_factor: batches that each worker prepares ahead.
         draws_per_clip: training frames per clip and epoch.
         val_draws_per_clip: validation frames per clip, the same in every epoch.
         limit_clips: use only the first n clips of each split.
         train_split: split of the store for training.
         val_split: split of the store for validation.
         seed: of the order and of the draws.
+        loading: see `src.datamodules.resumable.LoaderOptions`.
 
     Raises:
         ConfigError: a setting that cannot be used.
@@ -93,27 +89,15 @@ class DiffTalkAutoencoderDataModule(ResumableDataModule[DiffTalkAutoencoderDatas
         resolution: int = 256,
         batch_size: int = 8,
         *,
-        val_batch_size: int | None = None,
-        num_workers: int = 0,
-        persistent_workers: bool = True,
-        pin_memory: bool = True,
-        prefetch_factor: int = 2,
         draws_per_clip: int = 1,
         val_draws_per_clip: int = 1,
         limit_clips: int | None = None,
         train_split: str = "train",
         val_split: str = "validation",
         seed: int = 42,
+        **loading: Unpack[LoaderOptions],
     ) -> None:
-        super().__init__(
-            batch_size,
-            val_batch_size=val_batch_size,
-            num_workers=num_workers,
-            persistent_workers=persistent_workers,
-            pin_memory=pin_memory,
-            prefetch_factor=prefetch_factor,
-            seed=seed,
-        )
+        super().__init__(batch_size, seed=seed, **loading)
         self.root = Path(root)
         self.resolution = resolution
         self.draws_per_clip = draws_per_clip

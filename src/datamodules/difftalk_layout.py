@@ -14,7 +14,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Unpack, get_args
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from src.audio.deepspeech import N_LOGITS, WINDOW_ROWS, WINDOW_SIZE
 from src.audio.windows import AudioEdges
 from src.datamodules.difftalk import SHORT_CLIPS, ReferenceFrame, audio_window, reference_candidates
 from src.datamodules.frames import LANDMARK_SIZE, lips_of_frames
-from src.datamodules.resumable import ResumableDataModule
+from src.datamodules.resumable import LoaderOptions, ResumableDataModule
 from src.errors import ConfigError, FaceError, FeatureError, StoreError, require_choice
 from src.face.repainting import MaskRule, condition_points, kept_masks
 from src.media import read_image
@@ -358,11 +358,6 @@ class DiffTalkLayoutDataModule(ResumableDataModule[DiffTalkLayoutDataset]):
         val_list: frames for validation; None: `data_test.txt` beside `root`.
         resolution: see `DiffTalkLayoutDataset`.
         batch_size: training frames per process and step.
-        val_batch_size: validation frames per process and step; None: `batch_size`.
-        num_workers: processes that read pictures.
-        persistent_workers: keep them between epochs.
-        pin_memory: page-locked batches, for GPUs.
-        prefetch_factor: batches that each worker prepares ahead.
         mask: see `DiffTalkLayoutDataset`.
         reference: idem, for training; validation has the first frame, as generation does.
         reference_gap: idem.
@@ -370,6 +365,7 @@ class DiffTalkLayoutDataModule(ResumableDataModule[DiffTalkLayoutDataset]):
         audio_edges: what the files have beyond a clip's ends, see `src.audio.windows.audio_windows`; only recorded for sampling.
         limit_val_frames: use only so many frames of the validation list, evenly spread; None: all.
         seed: of the order and of the draws.
+        loading: see `src.datamodules.resumable.LoaderOptions`.
 
     Raises:
         ConfigError: a setting or a list that cannot be used.
@@ -384,11 +380,6 @@ class DiffTalkLayoutDataModule(ResumableDataModule[DiffTalkLayoutDataset]):
         resolution: int = 256,
         batch_size: int = 8,
         *,
-        val_batch_size: int | None = None,
-        num_workers: int = 0,
-        persistent_workers: bool = True,
-        pin_memory: bool = True,
-        prefetch_factor: int = 2,
         mask: MaskRule | None = None,
         reference: ReferenceFrame = "random",
         reference_gap: int = ORIGINAL_GAP,
@@ -396,16 +387,9 @@ class DiffTalkLayoutDataModule(ResumableDataModule[DiffTalkLayoutDataset]):
         audio_edges: AudioEdges = "zero",
         limit_val_frames: int | None = None,
         seed: int = 23,
+        **loading: Unpack[LoaderOptions],
     ) -> None:
-        super().__init__(
-            batch_size,
-            val_batch_size=val_batch_size,
-            num_workers=num_workers,
-            persistent_workers=persistent_workers,
-            pin_memory=pin_memory,
-            prefetch_factor=prefetch_factor,
-            seed=seed,
-        )
+        super().__init__(batch_size, seed=seed, **loading)
         self.root = Path(root)
         self.lists = {
             "train": Path(train_list) if train_list else self.root.parent / "data_train.txt",

@@ -15,7 +15,7 @@ Grey or blurred motion frames and augmentation are made of these on the device: 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, default_collate
 
-from src.datamodules.resumable import ResumableDataModule
+from src.datamodules.resumable import LoaderOptions, ResumableDataModule
 from src.datamodules.speech_features import Features, check_features, clips_with_features, ensure_features
 from src.datamodules.store import Clip, ClipStore
 from src.errors import StoreError, require_choice, require_least
@@ -232,11 +232,6 @@ class DiffusedHeadsDataModule(ResumableDataModule[DiffusedHeadsDataset]):
         features: what makes the speech features; those that the store lacks are extracted before training.
         resolution: see `DiffusedHeadsDataset`.
         batch_size: training frames per process and step.
-        val_batch_size: validation frames per process and step; None: `batch_size`.
-        num_workers: processes that decode.
-        persistent_workers: keep them between epochs.
-        pin_memory: page-locked batches, for GPUs.
-        prefetch_factor: batches that each worker prepares ahead.
         n_motion_frames: see `DiffusedHeadsDataset`.
         audio_radius: idem.
         identity_frame: idem, for training; validation has the first frame, as generation does.
@@ -249,6 +244,7 @@ class DiffusedHeadsDataModule(ResumableDataModule[DiffusedHeadsDataset]):
         train_split: split of the store for training.
         val_split: split of the store for validation.
         seed: of the order and of the draws.
+        loading: see `src.datamodules.resumable.LoaderOptions`.
 
     Raises:
         StoreError: the store or a split is missing, or features do not fit.
@@ -261,11 +257,6 @@ class DiffusedHeadsDataModule(ResumableDataModule[DiffusedHeadsDataset]):
         resolution: int = 128,
         batch_size: int = 10,
         *,
-        val_batch_size: int | None = None,
-        num_workers: int = 0,
-        persistent_workers: bool = True,
-        pin_memory: bool = True,
-        prefetch_factor: int = 2,
         n_motion_frames: int = 2,
         audio_radius: int = 2,
         identity_frame: IdentityFrame = "random",
@@ -278,16 +269,9 @@ class DiffusedHeadsDataModule(ResumableDataModule[DiffusedHeadsDataset]):
         train_split: str = "train",
         val_split: str = "validation",
         seed: int = 42,
+        **loading: Unpack[LoaderOptions],
     ) -> None:
-        super().__init__(
-            batch_size,
-            val_batch_size=val_batch_size,
-            num_workers=num_workers,
-            persistent_workers=persistent_workers,
-            pin_memory=pin_memory,
-            prefetch_factor=prefetch_factor,
-            seed=seed,
-        )
+        super().__init__(batch_size, seed=seed, **loading)
         self.prepare_data_per_node = False  # the nodes of a cluster see one store
         self.root = Path(root)
         self.features = features

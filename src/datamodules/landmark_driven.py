@@ -14,7 +14,7 @@ import logging
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from src.datamodules.resumable import ResumableDataModule
+from src.datamodules.resumable import LoaderOptions, ResumableDataModule
 from src.datamodules.store import Clip, ClipStore
 from src.errors import StoreError, require_choice
 from src.face.drawing import draw_landmarks
@@ -182,11 +182,6 @@ class LandmarkDrivenDataModule(ResumableDataModule[LandmarkDrivenDataset]):
         root: the clip store.
         resolution: height and width of the frames.
         batch_size: training frames per process and step.
-        val_batch_size: validation frames per process and step; None: `batch_size`.
-        num_workers: processes that decode.
-        persistent_workers: keep them between epochs.
-        pin_memory: page-locked batches, for GPUs.
-        prefetch_factor: batches that each worker prepares ahead.
         selection: see `LandmarkDrivenDataset`.
         reference: idem, for training; validation always has the first frame.
         frames_per_clip: idem, for training.
@@ -195,6 +190,7 @@ class LandmarkDrivenDataModule(ResumableDataModule[LandmarkDrivenDataset]):
         train_split: split of the store for training.
         val_split: split of the store for validation.
         seed: of the order and of random references.
+        loading: see `src.datamodules.resumable.LoaderOptions`.
 
     Raises:
         StoreError: the store or a split is missing, or no frame is kept.
@@ -206,11 +202,6 @@ class LandmarkDrivenDataModule(ResumableDataModule[LandmarkDrivenDataset]):
         resolution: int = 128,
         batch_size: int = 64,
         *,
-        val_batch_size: int | None = None,
-        num_workers: int = 0,
-        persistent_workers: bool = True,
-        pin_memory: bool = True,
-        prefetch_factor: int = 2,
         selection: str = "landmark_driven",
         reference: Literal["first", "random"] = "first",
         frames_per_clip: int | None = None,
@@ -219,16 +210,9 @@ class LandmarkDrivenDataModule(ResumableDataModule[LandmarkDrivenDataset]):
         train_split: str = "train",
         val_split: str = "validation",
         seed: int = 42,
+        **loading: Unpack[LoaderOptions],
     ) -> None:
-        super().__init__(
-            batch_size,
-            val_batch_size=val_batch_size,
-            num_workers=num_workers,
-            persistent_workers=persistent_workers,
-            pin_memory=pin_memory,
-            prefetch_factor=prefetch_factor,
-            seed=seed,
-        )
+        super().__init__(batch_size, seed=seed, **loading)
         self.root = Path(root)
         self.resolution = resolution
         self.selection = selection

@@ -14,7 +14,7 @@ import functools
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Unpack
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from src.audio.windows import audio_windows
-from src.datamodules.resumable import ResumableDataModule
+from src.datamodules.resumable import ResumableDataModule, WorkerOptions
 from src.datamodules.speech_features import Features, clips_with_features, ensure_features
 from src.datamodules.store import Clip, ClipStore
 from src.errors import ConfigError, StoreError, require_choice, require_least
@@ -179,7 +179,7 @@ class ExpressionDataModule(ResumableDataModule[Dataset]):
         draws_per_clip: idem.
         limit_clips: use only the first n clips for training, and for validation.
         batch_size: training windows per process and step; validation takes one clip after another.
-        loading: other arguments of `ResumableDataModule`.
+        loading: see `src.datamodules.resumable.WorkerOptions`.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class ExpressionDataModule(ResumableDataModule[Dataset]):
         draws_per_clip: int,
         limit_clips: int | None,
         seed: int,
-        **loading: Any,
+        **loading: Unpack[WorkerOptions],
     ) -> None:
         super().__init__(batch_size, val_batch_size=1, seed=seed, **loading)
         self.window = frames_around(window)
@@ -235,14 +235,11 @@ class LivePortraitTalkerDataModule(ExpressionDataModule):
             `landmarks`, see `src.face.lip_points`.
         window: see `LivePortraitTalkerDataset`.
         draws_per_clip: idem.
-        num_workers: processes that read.
-        persistent_workers: keep them between epochs.
-        pin_memory: page-locked batches, for GPUs.
-        prefetch_factor: batches that each worker prepares ahead.
         limit_clips: use only the first n clips of each split.
         train_split: split of the store for training.
         val_split: split of the store for validation.
         seed: of the order and of the draws.
+        loading: see `src.datamodules.resumable.WorkerOptions`.
 
     Raises:
         ConfigError: a setting that cannot be used.
@@ -259,14 +256,11 @@ class LivePortraitTalkerDataModule(ExpressionDataModule):
         lips: Lips = "extracted",
         window: Sequence[int] = (14, 14),
         draws_per_clip: int = 1,
-        num_workers: int = 0,
-        persistent_workers: bool = True,
-        pin_memory: bool = True,
-        prefetch_factor: int = 2,
         limit_clips: int | None = None,
         train_split: str = "train",
         val_split: str = "validation",
         seed: int = 42,
+        **loading: Unpack[WorkerOptions],
     ) -> None:
         super().__init__(
             batch_size,
@@ -274,10 +268,7 @@ class LivePortraitTalkerDataModule(ExpressionDataModule):
             draws_per_clip=draws_per_clip,
             limit_clips=limit_clips,
             seed=seed,
-            num_workers=num_workers,
-            persistent_workers=persistent_workers,
-            pin_memory=pin_memory,
-            prefetch_factor=prefetch_factor,
+            **loading,
         )
         require_choice("datamodule.lips", lips, ("extracted", "landmarks"))
         require_least("datamodule.n_coefficients", n_coefficients, 1)

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
@@ -22,6 +22,7 @@ from scipy.io import loadmat, savemat
 from scipy.io.matlab import MatReadError
 
 from src.datamodules.liveportrait_talker import LIP_TARGETS, ExpressionDataModule, ExpressiveClip
+from src.datamodules.resumable import WorkerOptions
 from src.errors import StoreError
 from src.media import atomic_path
 from src.media.fixed_point import resize_fixed_point
@@ -174,12 +175,9 @@ class LivePortraitTalkerLayoutDataModule(ExpressionDataModule):
         batch_size: see `src.datamodules.liveportrait_talker`, as all that follow.
         window: idem.
         draws_per_clip: idem.
-        num_workers: idem.
-        persistent_workers: idem.
-        pin_memory: idem.
-        prefetch_factor: idem.
         limit_clips: idem.
         seed: idem.
+        loading: see `src.datamodules.resumable.WorkerOptions`.
 
     Raises:
         ConfigError: a setting that cannot be used.
@@ -198,19 +196,10 @@ class LivePortraitTalkerLayoutDataModule(ExpressionDataModule):
         extract_batch_size: int = 28,
         window: Sequence[int] = (14, 14),
         draws_per_clip: int = 1,
-        num_workers: int = 0,
-        persistent_workers: bool = True,
-        pin_memory: bool = True,
-        prefetch_factor: int = 2,
         limit_clips: int | None = None,
         seed: int = 42,
+        **loading: Unpack[WorkerOptions],
     ) -> None:
-        loading: dict[str, Any] = {
-            "num_workers": num_workers,
-            "persistent_workers": persistent_workers,
-            "pin_memory": pin_memory,
-            "prefetch_factor": prefetch_factor,
-        }
         super().__init__(
             batch_size, window=window, draws_per_clip=draws_per_clip, limit_clips=limit_clips, seed=seed, **loading
         )

@@ -1,6 +1,6 @@
 """What DataModules that resume exactly have in common."""
 
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -10,6 +10,32 @@ from src.datamodules.sampling import ResumableSampler
 from src.errors import require_least
 
 D = TypeVar("D", bound=Dataset)
+
+
+class WorkerOptions(TypedDict, total=False):
+    """How batches are prepared.
+
+    Attributes:
+        num_workers: processes that decode, 0.
+        persistent_workers: keep them between epochs, true.
+        pin_memory: page-locked batches, for GPUs, true.
+        prefetch_factor: batches that each worker prepares ahead, 2.
+    """
+
+    num_workers: int
+    persistent_workers: bool
+    pin_memory: bool
+    prefetch_factor: int
+
+
+class LoaderOptions(WorkerOptions, total=False):
+    """Settings that all DataModules share.
+
+    Attributes:
+        val_batch_size: validation samples per process and step; None, the default: as many as in training.
+    """
+
+    val_batch_size: int | None
 
 
 class ResumableDataModule(pl.LightningDataModule, Generic[D]):
