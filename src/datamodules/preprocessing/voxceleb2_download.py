@@ -85,7 +85,9 @@ class YtDlpFetcher:
         try:
             import yt_dlp  # ty: ignore[import-not-found] (for those who fetch)
         except ImportError as error:
-            raise FetchError("Fetching needs yt-dlp, which is not installed: pip install yt-dlp (or this project with its extra voxceleb2).") from error
+            raise FetchError(
+                "Fetching needs yt-dlp, which is not installed: pip install yt-dlp (or this project with its extra voxceleb2)."
+            ) from error
         self._yt_dlp = yt_dlp
         self.max_height = max_height
         self.rate_limit = rate_limit
