@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64, Int64, UInt8
 from src.audio.features import FPS
 from src.datamodules.store import Clip
 from src.errors import FaceError, MediaError
-from src.face.alignment import Alignment, invert, transform_points
+from src.face.alignment import Alignment, invert, transform_landmarks, transform_points
 from src.face.detector import FaceDetector
 from src.face.landmarks import rescaled, smooth
 from src.face.warp import warp
@@ -38,6 +38,7 @@ class Footage:
         sound: file that its sound is in; None: there is none.
         crops_of: aligned crops of given numbers, where they are not to be warped out of the frames.
         first: the first frame in which a face was found.
+        depth: of the landmarks, in pixels of the crops, smaller towards the camera.
     """
 
     read: Callable[[Indices], Frames]
@@ -48,6 +49,13 @@ class Footage:
     sound: Path | None = None
     crops_of: Callable[[Frames], Crops] | None = None
     first: int = 0
+    depth: Float[np.ndarray, "t 478"] | None = None
+
+    @property
+    def landmarks_3d(self) -> Float[np.ndarray, "t 478 3"]:
+        """The landmarks with their depth."""
+        assert self.depth is not None, "footage that was read has the depth of its landmarks"
+        return np.concatenate([self.landmarks, self.depth[..., None]], axis=-1)
 
     def __len__(self) -> int:
         return len(self.landmarks)
@@ -138,7 +146,8 @@ def read_footage(
 
 
 def _of_clip(clip: Clip, size: tuple[int, int], smoothing: float) -> Footage:
-    landmarks = smooth(clip.landmarks[..., :2].astype(np.float64), smoothing)
+    found = smooth(clip.landmarks.astype(np.float64), smoothing)
+    landmarks = found[..., :2]
     scale = np.array([size[1] / clip.size[1], size[0] / clip.size[0]])
     matrix = np.diag([*scale, 1.0])
     matrix[:2, 2] = 0.5 * scale - 0.5  # pixel centres lie at integers
@@ -151,6 +160,7 @@ def _of_clip(clip: Clip, size: tuple[int, int], smoothing: float) -> Footage:
         clip.audio_path if clip.has_audio else None,
         crops_of=lambda frames: resize(frames, size),
         first=int(clip.valid.argmax()) if clip.n_valid < clip.n_frames else 0,
+        depth=found[..., 2] * scale.mean(),
     )
 
 
@@ -165,13 +175,14 @@ def _of_picture(
         log.warning("source=%s shows %d faces; the largest is taken", name, len(faces))
     size = picture.shape[:2]
     matrix = alignment.fit(faces[0].landmarks[None], size)
-    landmarks = transform_points(faces[0].landmarks[None, :, :2].astype(np.float64), matrix)
+    landmarks = transform_landmarks(faces[0].landmarks[None].astype(np.float64), matrix)
     return Footage(
         lambda indices: np.broadcast_to(picture, (len(indices), *picture.shape)),
         matrix,
-        landmarks,
+        landmarks[..., :2],
         alignment.size,
         size,
+        depth=landmarks[..., 2],
     )
 
 
@@ -181,12 +192,14 @@ def _of_video(path: Path, alignment: Alignment, smoothing: float, face_model: st
     smoothed = smooth(found.astype(np.float64), smoothing)
     size = (reader.info.height, reader.info.width)
     matrices = alignment.fit(smoothed, size)
+    landmarks = transform_landmarks(smoothed, matrices)
     return Footage(
         reader.read,
         matrices,
-        transform_points(smoothed[..., :2], matrices),
+        landmarks[..., :2],
         alignment.size,
         size,
         path if reader.info.has_audio else None,
         first=int(valid.argmax()),
+        depth=landmarks[..., 2],
     )
