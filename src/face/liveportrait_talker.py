@@ -245,9 +245,11 @@ def paste_rectangles(
     Args:
         frames: whole pictures.
         faces: rendered ones of any size.
-        rectangles: left, top, right, bottom of `face_rectangle`.
+        rectangles: left, top, right, bottom of `face_rectangle`; they may reach beyond frames that were cut at the right or the bottom.
     """
     pasted = frames.copy()
     for frame, face, (left, top, right, bottom) in zip(pasted, faces, rectangles.tolist(), strict=True):
-        frame[top:bottom, left:right] = resize_fixed_point(face, (bottom - top, right - left))
+        covered = frame[top:bottom, left:right]
+        height, width = covered.shape[:2]
+        covered[:] = resize_fixed_point(face, (bottom - top, right - left))[:height, :width]
     return pasted

@@ -80,6 +80,12 @@ def test_pasting_changes_nothing_outside_the_rectangle():
     assert (pasted[1] == 7).all()
 
 
+def test_a_rectangle_beyond_the_cut_edge_covers_what_is_left():
+    faces = np.zeros((1, 5, 7, 3), np.uint8) + np.arange(7, dtype=np.uint8)[:, None]
+    pasted = paste_rectangles(np.full((1, 4, 6, 3), 99, np.uint8), faces, np.array([[0, 0, 7, 5]]))
+    np.testing.assert_array_equal(pasted, faces[:, :4, :6])
+
+
 def test_frames_become_even_and_fractions_of_grey_levels_are_cut():
     assert even_sized(np.zeros((1, 41, 50, 3), np.uint8)).shape == (1, 40, 50, 3)
     assert to_grey_levels(np.full((1, 3, 1, 1), 0.999, np.float32)).tolist() == [[[[254, 254, 254]]]]

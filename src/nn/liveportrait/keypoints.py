@@ -185,7 +185,7 @@ def kalman_smooth(
         observation_variance: larger is smoother.
         process_variance: of the random walk, per step.
     """
-    observed = series.detach().double().cpu().numpy()
+    observed = series.detach().cpu().double().numpy()  # not on the device: mps has no float64
     mean, variance, predicted_variance = observed[0], 0.0, 1.0
     filtered, variances, predicted = [], [], []
     for i, value in enumerate(observed):
@@ -205,7 +205,7 @@ def kalman_smooth(
 
 def motion_multiplier(kp_source: Float[Tensor, "1 k 3"], kp_driving: Float[Tensor, "1 k 3"]) -> float:
     """How much larger the source's face is than the driving one: the square root of the ratio of the hulls' volumes."""
-    source, driving = (ConvexHull(points[0].detach().double().cpu().numpy()) for points in (kp_source, kp_driving))
+    source, driving = (ConvexHull(points[0].detach().cpu().double().numpy()) for points in (kp_source, kp_driving))
     return float(np.sqrt(source.volume) / np.sqrt(driving.volume))
 
 

@@ -99,6 +99,19 @@ def test_smoothing_keeps_constants_and_follows_ramps():
     assert torch.allclose(kalman_smooth(noisy, 1e-12), noisy, atol=1e-6)
 
 
+def test_smoothing_asks_no_device_for_float64(monkeypatch):
+    called = []
+
+    def noting(name: str):
+        method = getattr(torch.Tensor, name)
+        return lambda tensor: called.append(name) or method(tensor)
+
+    for name in ("cpu", "double"):
+        monkeypatch.setattr(torch.Tensor, name, noting(name))
+    kalman_smooth(torch.zeros(3, 2), 1e-2)
+    assert called == ["cpu", "double"]  # mps has none
+
+
 def test_edits_add_up_and_unknown_ones_are_named():
     exp = torch.zeros(1, 21, 3)
     both = edited(exp, {"smile": 0.5, "lip_open": 30})
