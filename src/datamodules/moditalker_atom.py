@@ -16,7 +16,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from jaxtyping import Float32
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from src.datamodules.resumable import ResumableDataModule
+from src.datamodules.resumable import LoaderOptions, ResumableDataModule
 from src.datamodules.speech_features import Features, check_features, clips_with_features, ensure_features
 from src.datamodules.store import Clip, ClipStore
 from src.errors import StoreError, require_choice, require_least
@@ -173,11 +173,6 @@ class AToMDataModule(ResumableDataModule[AToMDataset]):
         features: what makes the speech features; those that the store lacks are extracted before training.
         window: see `AToMDataset`.
         batch_size: training windows per process and step.
-        val_batch_size: validation windows per process and step; None: `batch_size`.
-        num_workers: processes that read.
-        persistent_workers: keep them between epochs.
-        pin_memory: page-locked batches, for GPUs.
-        prefetch_factor: batches that each worker prepares ahead.
         motion: see `AToMDataset`.
         reference: idem, for training; validation has the first frame.
         draws_per_clip: idem, for training.
@@ -186,6 +181,7 @@ class AToMDataModule(ResumableDataModule[AToMDataset]):
         train_split: split of the store for training.
         val_split: split of the store for validation.
         seed: of the order and of the draws.
+        loading: see `src.datamodules.resumable.LoaderOptions`.
 
     Raises:
         ConfigError: a setting that cannot be used.
@@ -199,11 +195,6 @@ class AToMDataModule(ResumableDataModule[AToMDataset]):
         window: int = 156,
         batch_size: int = 64,
         *,
-        val_batch_size: int | None = None,
-        num_workers: int = 0,
-        persistent_workers: bool = True,
-        pin_memory: bool = True,
-        prefetch_factor: int = 2,
         motion: str | None = None,
         reference: ReferenceFace = "random",
         draws_per_clip: int = 1,
@@ -212,16 +203,9 @@ class AToMDataModule(ResumableDataModule[AToMDataset]):
         train_split: str = "train",
         val_split: str = "validation",
         seed: int = 42,
+        **loading: Unpack[LoaderOptions],
     ) -> None:
-        super().__init__(
-            batch_size,
-            val_batch_size=val_batch_size,
-            num_workers=num_workers,
-            persistent_workers=persistent_workers,
-            pin_memory=pin_memory,
-            prefetch_factor=prefetch_factor,
-            seed=seed,
-        )
+        super().__init__(batch_size, seed=seed, **loading)
         self.prepare_data_per_node = False  # the nodes of a cluster see one store
         self.root = Path(root)
         self.features = features

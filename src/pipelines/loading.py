@@ -28,6 +28,19 @@ def pick_device(choice: str) -> torch.device:
     return device
 
 
+def load_model(checkpoint: Checkpoint, device: str = "auto") -> Any:
+    """The LightningModule that a checkpoint describes, with its weights, frozen; errors as of `load_pipeline`."""
+    model = instantiate(checkpoint.config["model"])
+    try:
+        model.load_state_dict(checkpoint.state_dict, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{checkpoint.path}: the weights do not fit the {checkpoint.method} network that the checkpoint describes: "
+            f"{str(error).splitlines()[1].strip()}"
+        ) from error
+    return model.eval().requires_grad_(False).to(pick_device(device))
+
+
 def load_pipeline(
     ckpt: str | Path | Checkpoint,
     *,
@@ -57,15 +70,7 @@ def load_pipeline(
         raise CheckpointError(
             f"{checkpoint.path} does not say how to build its {absent[0]}: it was trained without one, or its record was removed."
         )
-    model = instantiate(checkpoint.config["model"])
-    try:
-        model.load_state_dict(checkpoint.state_dict, strict=True)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{checkpoint.path}: the weights do not fit the {checkpoint.method} network that the checkpoint describes: "
-            f"{str(error).splitlines()[1].strip()}"
-        ) from error
-    model.eval().requires_grad_(False).to(pick_device(device))
+    model = load_model(checkpoint, device)
     settings = checkpoint.config["pipeline"]
     check_targets(settings)
     known = set(inspect.signature(get_class(settings["_target_"])).parameters) - {"model"}

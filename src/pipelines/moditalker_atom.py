@@ -40,7 +40,7 @@ from src.media import VideoReader
 from src.media.looping import ping_pong
 from src.nn.liveportrait_talker import FaceRegressor
 from src.nn.liveportrait_talker.face_regressor import part
-from src.pipelines.loading import pick_device
+from src.pipelines.loading import load_model, pick_device
 from src.pipelines.sources import stored_clip, track_landmarks
 from src.pipelines.voices import read_voice
 
@@ -149,14 +149,7 @@ def load_motion_generator(
         raise CheckpointError(
             f"{checkpoint.path} is of {checkpoint.method}, not of {METHOD}: give a checkpoint that makes landmarks of a voice."
         )
-    model = instantiate(checkpoint.config["model"])
-    try:
-        model.load_state_dict(checkpoint.state_dict, strict=True)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{checkpoint.path}: the weights do not fit the network that the checkpoint describes: {str(error).splitlines()[1].strip()}"
-        ) from error
-    model.eval().requires_grad_(False).to(pick_device(device))
+    model: AToM = load_model(checkpoint, device)
     recorded = (checkpoint.config.get("datamodule") or {}).get("features")
     if features is None and recorded:
         features = instantiate(recorded)

@@ -137,7 +137,7 @@ def test_a_checkpoint_brings_its_features(tmp_path):
 def test_checkpoints_that_do_not_fit_are_told(tmp_path):
     with pytest.raises(CheckpointError, match="is of difftalk, not of moditalker_atom"):
         load_motion_generator(checkpoint(tmp_path, method="difftalk"))
-    with pytest.raises(CheckpointError, match="do not fit the network"):
+    with pytest.raises(CheckpointError, match="do not fit the moditalker_atom network"):
         load_motion_generator(checkpoint(tmp_path, state_dict={}))
 
 
