@@ -28,7 +28,7 @@ from src.audio.windows import AudioEdges
 from src.datamodules.difftalk import SHORT_CLIPS, ReferenceFrame, audio_window, reference_candidates
 from src.datamodules.frames import LANDMARK_SIZE, lips_of_frames
 from src.datamodules.resumable import LoaderOptions, ResumableDataModule
-from src.errors import ConfigError, FaceError, FeatureError, StoreError, require_choice
+from src.errors import ConfigError, FaceError, FeatureError, StoreError, require_choice, require_least
 from src.face.repainting import MaskRule, condition_points, kept_masks
 from src.media import read_image
 
@@ -193,7 +193,7 @@ class DiffTalkLayoutDataset(Dataset):
         seed: of the draws.
 
     Raises:
-        ConfigError: the list cannot be used.
+        ConfigError: a setting or the list cannot be used.
         StoreError: files that it names are missing; the message has all of them.
     """
 
@@ -209,6 +209,9 @@ class DiffTalkLayoutDataset(Dataset):
         audio_offsets: Sequence[int] = (-4, 3),
         seed: int = 23,
     ) -> None:
+        require_choice("datamodule.reference", reference, get_args(ReferenceFrame))
+        require_least("datamodule.reference_gap", reference_gap, 1)
+        require_least("datamodule.resolution", resolution, 1)
         self.root = Path(root)
         self.audio_offsets = audio_window(audio_offsets)
         self.frames = read_frame_list(Path(frames))
@@ -396,6 +399,8 @@ class DiffTalkLayoutDataModule(ResumableDataModule[DiffTalkLayoutDataset]):
             "val": Path(val_list) if val_list else self.root.parent / "data_test.txt",
         }
         require_choice("datamodule.audio_edges", audio_edges, get_args(AudioEdges))
+        if limit_val_frames is not None:
+            require_least("datamodule.limit_val_frames", limit_val_frames, 1)
         self.reference: ReferenceFrame = reference
         self.limit_val_frames = limit_val_frames
         self.options: dict[str, Any] = {

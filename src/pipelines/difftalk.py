@@ -139,6 +139,7 @@ class DiffTalkPipeline:
             ("reference", reference, Reference),
             ("longer_video", longer_video, LongerVideo),
             ("longer_audio", longer_audio, LongerAudio),
+            ("audio_edges", audio_edges, AudioEdges),
             ("rounding", rounding, Rounding),
         ):
             require_choice(f"pipeline.{name}", value, get_args(choices))
@@ -153,13 +154,15 @@ class DiffTalkPipeline:
             require_least("pipeline.frame_limit", frame_limit, 1)
         if reference_frame is not None:
             require_least("pipeline.reference_frame", reference_frame, 0)
+        if not 0 <= eta <= 1:
+            raise ConfigError(f"pipeline.eta={eta}: give 0 (no randomness) to 1 (as DDPM).")
         require_least("pipeline.temperature", temperature, 0)
         if not 0 <= noise_dropout < 1:
             raise ConfigError(f"pipeline.noise_dropout={noise_dropout}: give a share from 0 to below 1.")
         model.check_sampler(sampler, eta)  # a wrong choice is told now, not after a minute of detection
         self.model = model
         self.features = features
-        self.audio_offsets = (int(audio_offsets[0]), int(audio_offsets[1]))
+        self.audio_offsets = _window(audio_offsets, model.net.n_audio_rows)
         self.audio_edges: AudioEdges = audio_edges
         self.audio_emb = None if audio_emb is None else Path(audio_emb)
         self.sampler, self.steps, self.eta = sampler, steps, eta
@@ -357,6 +360,16 @@ class DiffTalkPipeline:
 
     def _signed(self, crops: Frames) -> Float[Tensor, "t 3 h w"]:
         return to_signed(torch.from_numpy(np.ascontiguousarray(crops)).to(self.device).permute(0, 3, 1, 2))
+
+
+def _window(offsets: Sequence[int], n_rows: int) -> tuple[int, int]:
+    """First and last offset; ConfigError unless there are as many rows between them as the network sees."""
+    if len(offsets) != 2 or offsets[1] - offsets[0] + 1 != n_rows:
+        raise ConfigError(
+            f"pipeline.audio_offsets={list(offsets)}: give the first and the last of the {n_rows} rows that the model was trained "
+            f"with, for example [{-(n_rows // 2)}, {(n_rows - 1) // 2}]."
+        )
+    return int(offsets[0]), int(offsets[1])
 
 
 def _blended(known: Frames, made: Frames, weights: UInt8[np.ndarray, "t h w 1"]) -> Frames:

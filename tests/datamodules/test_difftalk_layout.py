@@ -185,6 +185,20 @@ def test_counts_are_read_by_line(tmp_path):
         read_counts(tmp_path / "data.txt")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reference": "last"}, "reference=last: choose random, fixed or first"),
+        ({"reference_gap": 0}, "reference_gap=0"),
+        ({"limit_val_frames": 0}, "limit_val_frames=0"),
+        ({"resolution": 0}, "resolution=0"),
+    ],
+)
+def test_settings_that_cannot_be(raw, options, message):
+    with pytest.raises(ConfigError, match=message):
+        DiffTalkLayoutDataModule(raw / "HDTF", **({"resolution": 48} | options)).setup()
+
+
 def test_windows_that_are_not_those_of_the_setting(raw):
     data = dataset(raw, audio_offsets=(-3, 3))
     with pytest.raises(FeatureError, match=r"1_1\.npy holds 8 windows, datamodule\.audio_offsets=\[-3, 3\] are 7"):

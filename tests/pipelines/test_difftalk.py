@@ -203,6 +203,10 @@ def test_the_chosen_quality_reaches_the_file(model, root, tmp_path):
         ({"batch_size": 0}, "pipeline.batch_size=0: give 1 or more"),
         ({"steps": 0}, "pipeline.steps=0: give 1 or more"),
         ({"steps": 1001}, "pipeline.steps=1001: give 1 to 1000"),
+        ({"eta": 1.5}, "pipeline.eta=1.5: give 0"),
+        ({"audio_offsets": (-2, 2)}, "pipeline.audio_offsets=[-2, 2]: give the first and the last of the 8 rows"),
+        ({"audio_offsets": (3, -4)}, "pipeline.audio_offsets=[3, -4]: give the first and the last of the 8 rows"),
+        ({"audio_offsets": ()}, "pipeline.audio_offsets=[]: give the first"),
     ],
 )
 def test_wrong_settings_are_told_at_once(model, options, message):
