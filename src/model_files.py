@@ -280,6 +280,8 @@ def _fetch(address: str, part: Path, file: ModelFile, progress: Callable[[int, i
         raise VisemeError(f"{file.name}: {address} is no http or https address; give another mirror.")
     request = urllib.request.Request(address, headers={"Range": f"bytes={done}-"} if done else {})  # noqa: S310
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:  # noqa: S310
+        if response.headers.get_content_type() == "text/html":  # of a proxy, or a page that asks for consent
+            raise VisemeError(f"{file.name}: {address} answered with a web page; check the network or give a mirror.")
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
         done = done if resumed else 0
         total = file.size if file.size is not None else done + int(response.headers.get("Content-Length", 0))

@@ -27,6 +27,7 @@ class Server(http.server.ThreadingHTTPServer):
     limit: int | None = None
     resumes = True
     status = 200
+    content_type = "application/octet-stream"
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -51,6 +52,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         start = int((self.headers.get("Range") or "bytes=0-")[6:-1]) if server.resumes else 0
         self.send_response(206 if start else 200)
+        self.send_header("Content-Type", server.content_type)
         self.send_header("Content-Length", str(len(server.content) - start))
         self.end_headers()
         self.wfile.write(server.content[start:][: server.limit])
@@ -97,6 +99,14 @@ def test_a_file_of_unknown_size_with_other_digits_is_refused(server, tmp_path):
     server.content = CONTENT[::-1]
     with pytest.raises(VisemeError, match="sha256"):
         download(SHORT, tmp_path, mirror=server.address)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_web_page_is_no_model_file(server, tmp_path):
+    server.content_type = "text/html; charset=utf-8"
+    unknown = ModelFile("a.bin", FILE.url, None, "", "tests", "none")
+    with pytest.raises(VisemeError, match=r"^a.bin: http\S+ answered with a web page; [^\n]+\.$"):
+        download(unknown, tmp_path, mirror=server.address)
     assert not list(tmp_path.iterdir())
 
 

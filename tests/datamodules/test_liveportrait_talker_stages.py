@@ -206,3 +206,10 @@ def test_a_clip_of_the_layout_without_video_is_left_out(tmp_path, extractor):
     made = layout(tmp_path, extractor)
     assert len(made.train_clips) == 1
     assert read_rows(train / LIP_TARGETS / "failures.csv")[0]["id"] == "id00001/video/00000"
+
+
+def test_a_clip_of_the_layout_whose_video_is_cut_short_is_left_out(tmp_path, extractor):
+    train, _ = write_layout(tmp_path / "train", 2, 0), write_layout(tmp_path / "val", 1, 1)
+    write_video(train / "id00001" / "video" / "00000.mp4", np.zeros((N_FRAMES - 1, 32, 40, 3), np.uint8), 25.0)
+    assert len(layout(tmp_path, extractor).train_clips) == 1
+    assert "00000.mat tells of frame 6, but its video has 6" in (train / LIP_TARGETS / "failures.csv").read_text()

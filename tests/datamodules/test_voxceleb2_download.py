@@ -217,6 +217,7 @@ def test_pictures_and_sound_are_asked_for_apart_within_the_limits(monkeypatch, t
         ("ERROR: Private video", GoneError),
         ("ERROR: Unable to download webpage: timed out", FetchError),
         ("ERROR: HTTP Error 503: Service Unavailable", FetchError),
+        ("ERROR: Video unavailable. This content isn't available, try again later.", FetchError),
     ],
 )
 def test_what_is_gone_is_told_from_what_failed(monkeypatch, tmp_path, message, kind):

@@ -122,6 +122,10 @@ def write_layout_lips(
 
     def make(path: Path) -> Rows:
         clip, reader = read_coefficients(path), VideoReader(path.with_suffix(".mp4"))
+        if clip.frames.max() >= len(reader):
+            raise StoreError(
+                f"{path} tells of frame {clip.frames.max()}, but its video has {len(reader)}: copy both again."
+            )
         parts = []
         for frames in chunks(len(clip), batch_size):
             pictures = reader.read(clip.frames[frames])

@@ -37,6 +37,7 @@ _GONE = (
     "not available",
     "confirm your age",
 )
+_REFUSED_FOR_NOW = ("try again later", "rate-limited")  # stands beside "video unavailable" where too much was asked for
 _UNFINISHED = (".part", ".ytdl")  # files of its own
 
 
@@ -116,8 +117,9 @@ class YtDlpFetcher:
                 client.download([self.address.format(video=video)])
         except self._yt_dlp.utils.DownloadError as error:
             message = " ".join(str(error).split())
-            kind = GoneError if any(word in message.lower() for word in _GONE) else FetchError
-            raise kind(f"{video}: {message}") from error
+            said = message.lower()
+            gone = any(word in said for word in _GONE) and not any(word in said for word in _REFUSED_FOR_NOW)
+            raise (GoneError if gone else FetchError)(f"{video}: {message}") from error
         found = [path for path in sorted(stem.parent.glob(f"{stem.name}.*")) if path.suffix not in _UNFINISHED]
         if not found:
             raise FetchError(f"{video}: nothing was saved.")

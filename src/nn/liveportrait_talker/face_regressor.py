@@ -27,7 +27,7 @@ INPUT_SIZE = 224
 class FaceRegressor(nn.Module):
     """Aligned faces -> the 257 coefficients of `PARTS`.
 
-    `src.face.face_alignment_3d` aligns; the published weights know no other crops.
+    `src.face.liveportrait_talker.regressor_crop` aligns; the published weights know no other crops.
     """
 
     def __init__(self) -> None:
