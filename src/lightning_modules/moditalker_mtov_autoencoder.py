@@ -12,13 +12,20 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int64
 from pytorch_lightning.core.optimizer import LightningOptimizer
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from src.checkpoint import load
 from src.diffusion.pixels import to_signed, to_uint8, to_unit
 from src.errors import CheckpointError, ConfigError, require_least
-from src.lightning_modules.optimization import OptimizerFactory, make_optimizer, uncounted
+from src.lightning_modules.optimization import (
+    OptimizerFactory,
+    SchedulerFactory,
+    make_optimizer,
+    uncounted,
+    with_schedule,
+)
 from src.lightning_modules.randomness import StepRandomness
 from src.lightning_modules.stages import UNTRAINED, checkpoint_of_stage
 from src.metrics.frechet import FrechetDistance, VideoFeatures
@@ -65,11 +72,13 @@ class MToVAutoencoder(pl.LightningModule):
         clip_discriminator: D3.
         optimizer: partial, called with the autoencoder's parameters; only training needs it.
         disc_optimizer: of both discriminators; None: `optimizer`.
+        lr_scheduler: partial, of the autoencoder's learning rate over its steps; None: constant, as the original.
         reconstruction_weight: see above.
         perceptual_weight: of LPIPS; 0: trains without its weights.
         feature_weight: see above.
         disc_start: optimiser steps before the discriminators count and learn; -1: never.
         accumulate: batches per optimiser step. The original has 3.
+        clip_norm: largest norm of the autoencoder's gradient; None: no limit, as the original.
         disc_clip_norm: largest norm of the gradient of each discriminator; None: no limit.
         perceptual_weights: file of the VGG16 weights; None: in the models folder.
         init_ckpt: checkpoint of another autoencoder to begin with, or `last:RUN`, the newest of the runs of that name.
@@ -87,12 +96,14 @@ class MToVAutoencoder(pl.LightningModule):
         clip_discriminator: ClipDiscriminator | None = None,
         optimizer: OptimizerFactory | None = None,
         disc_optimizer: OptimizerFactory | None = None,
+        lr_scheduler: SchedulerFactory | None = None,
         *,
         reconstruction_weight: float = 4.0,
         perceptual_weight: float = 4.0,
         feature_weight: float = 4.0,
         disc_start: int = -1,
         accumulate: int = 1,
+        clip_norm: float | None = None,
         disc_clip_norm: float | None = 1.0,
         perceptual_weights: str | None = None,
         init_ckpt: str | Path | None = None,
@@ -116,12 +127,13 @@ class MToVAutoencoder(pl.LightningModule):
             raise ConfigError(f"model.disc_start={disc_start} needs model.frame_discriminator and clip_discriminator.")
         self.optimizer = optimizer
         self.disc_optimizer = disc_optimizer or optimizer
+        self.lr_scheduler = lr_scheduler
         self.reconstruction_weight = reconstruction_weight
         self.perceptual_weight = perceptual_weight
         self.feature_weight = feature_weight
         self.disc_start = disc_start
         self.accumulate = accumulate
-        self.disc_clip_norm = disc_clip_norm
+        self.clip_norm, self.disc_clip_norm = clip_norm, disc_clip_norm
         self.perceptual_weights = perceptual_weights
         self.init_ckpt = init_ckpt
         self.runs = Path(runs)
@@ -245,16 +257,24 @@ class MToVAutoencoder(pl.LightningModule):
         self.toggle_optimizer(optimizer)
         self.manual_backward(terms[wanted] / self.accumulate)
         if seen % self.accumulate == self.accumulate - 1:
-            if wanted == "disc" and self.disc_clip_norm is not None:
-                for discriminator in (self.frame_discriminator, self.clip_discriminator):
-                    assert discriminator is not None
-                    torch.nn.utils.clip_grad_norm_(discriminator.parameters(), self.disc_clip_norm)
+            self._clip(wanted)
             optimizer.step()
             optimizer.zero_grad()
+            scheduler = self.lr_schedulers()
+            if wanted == "loss" and isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
+                scheduler.step()
         self.untoggle_optimizer(optimizer)
         names = {name: "train/loss" if name == "loss" else f"train/loss_{name}" for name in terms}
         for name, value in terms.items():
             self.log(names[name], value.detach(), prog_bar=name == "loss", sync_dist=True, batch_size=1)
+
+    def _clip(self, wanted: str) -> None:
+        """Limit the gradients of the networks that are about to step, each by itself."""
+        autoencoder = wanted == "loss"
+        limit = self.clip_norm if autoencoder else self.disc_clip_norm
+        for network in (self.net,) if autoencoder else (self.frame_discriminator, self.clip_discriminator):
+            if limit is not None and network is not None:
+                torch.nn.utils.clip_grad_norm_(network.parameters(), limit)
 
     # --- validation
 
@@ -301,15 +321,18 @@ class MToVAutoencoder(pl.LightningModule):
         clips = to_signed(conditions["target"]).unflatten(0, (-1, self.net.frames))
         return torch.cat([self(clip[None])[0] for clip in clips]).clamp(-1, 1)
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimiser for the autoencoder and, where they take part, one for both discriminators."""
-        made = [make_optimizer(self, self.net.parameters(), self.optimizer)]
-        if self.disc_start >= 0:
-            assert self.frame_discriminator is not None
-            assert self.clip_discriminator is not None
-            both = [*self.frame_discriminator.parameters(), *self.clip_discriminator.parameters()]
-            made.append(make_optimizer(self, both, self.disc_optimizer))
-        return made
+        made = make_optimizer(self, self.net.parameters(), self.optimizer)
+        first = with_schedule(self, made, self.lr_scheduler)
+        if self.disc_start < 0:
+            return first
+        assert self.frame_discriminator is not None
+        assert self.clip_discriminator is not None
+        both = [*self.frame_discriminator.parameters(), *self.clip_discriminator.parameters()]
+        second = make_optimizer(self, both, self.disc_optimizer)
+        # Lightning takes several optimisers of which some have a schedule as dictionaries alone.
+        return [first if isinstance(first, dict) else {"optimizer": first}, {"optimizer": second}]
 
 
 def load_autoencoder(net: TriplaneAutoencoder, choice: str | Path | None, runs: Path, setting: str) -> None:

@@ -64,14 +64,25 @@ def optimize(
         interval: when the schedule advances.
         base_lr: see `make_optimizer`.
     """
-    made = make_optimizer(module, module.parameters(), optimizer, base_lr)
+    return with_schedule(
+        module, make_optimizer(module, module.parameters(), optimizer, base_lr), lr_scheduler, interval
+    )
+
+
+def with_schedule(
+    module: pl.LightningModule,
+    optimizer: torch.optim.Optimizer,
+    lr_scheduler: SchedulerFactory | None,
+    interval: Literal["step", "epoch"] = "step",
+) -> Any:
+    """The optimiser, with the schedule of its learning rate where there is one; arguments as of `optimize`."""
     if lr_scheduler is None:
-        return made
-    options: dict[str, Any] = {"optimizer": made}
+        return optimizer
+    options: dict[str, Any] = {"optimizer": optimizer}
     function = lr_scheduler.func if isinstance(lr_scheduler, partial) else lr_scheduler
     if "num_training_steps" in inspect.signature(function).parameters:
         options["num_training_steps"] = module.trainer.estimated_stepping_batches
-    return {"optimizer": made, "lr_scheduler": {"scheduler": lr_scheduler(**options), "interval": interval}}
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler(**options), "interval": interval}}
 
 
 def uncounted(optimizer: LightningOptimizer) -> LightningOptimizer:

@@ -95,6 +95,17 @@ def test_discriminators_rest_until_their_start_and_steps_of_theirs_do_not_count(
         MToVAutoencoder(TriplaneAutoencoder(**AUTOENCODER), disc_start=0)
 
 
+def test_the_learning_rate_follows_the_autoencoders_steps_and_gradients_are_limited(root, tmp_path):
+    halving = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+    model = autoencoder(disc_start=0, lr_scheduler=halving, clip_norm=1e-12)
+    before = weights_of(model.net)
+    runner = trainer(tmp_path, max_steps=3, limit_val_batches=0)
+    runner.fit(model, autoencoder_data(root))
+    assert [o.param_groups[0]["lr"] for o in runner.optimizers] == [3e-3 / 8, 3e-3]
+    moved = max((value - before[key]).abs().max() for key, value in model.net.state_dict().items())
+    assert 0 < moved < 0.01
+
+
 def test_batches_add_up_to_a_step(root, tmp_path):
     runner = trainer(tmp_path, max_steps=2, limit_val_batches=0)
     runner.fit(autoencoder(accumulate=3), autoencoder_data(root))
