@@ -293,7 +293,7 @@ class DiffTalkPipeline:
                 decoded = to_uint8(to_unit(self.model.decode(latents)), self.rounding).permute(0, 2, 3, 1).cpu().numpy()
                 regions = self._regions(footage, shown[spoken])
                 weights[spoken] = self._weights(regions)
-                made[spoken] = self._in_colours_of(crops[spoken], decoded, regions)
+                made[spoken] = self._in_colours_of(crops[spoken], decoded, regions, footage.covered(shown[spoken]))
             if self.whole_frame:
                 yield {GENERATED: footage.pasted(whole, made, weights, shown)}
             else:
@@ -352,11 +352,14 @@ class DiffTalkPipeline:
         """How much of the generated crop is taken, 0 to 255."""
         return feathered(regions, self.feather if self.paste in ("seamless", "feathered") else 0.0)[..., None]
 
-    def _in_colours_of(self, crops: Frames, made: Frames, regions: Bool[np.ndarray, "t h w"]) -> Frames:
-        """The generated crops in the colours that the source has along the edge."""
+    def _in_colours_of(
+        self, crops: Frames, made: Frames, regions: Bool[np.ndarray, "t h w"], covered: Bool[np.ndarray, "t h w"]
+    ) -> Frames:
+        """The generated crops in the colours that the source has along the edge; the black beyond its borders is none of them."""
         if self.paste != "seamless":
             return made
-        return colour_matched(made, crops, feathered(regions, COLOUR_BORDER * self.feather)[..., None])
+        weights = feathered(regions, COLOUR_BORDER * self.feather)
+        return colour_matched(made, crops, np.where(covered, weights, np.uint8(0))[..., None])
 
     def _signed(self, crops: Frames) -> Float[Tensor, "t 3 h w"]:
         return to_signed(torch.from_numpy(np.ascontiguousarray(crops)).to(self.device).permute(0, 3, 1, 2))

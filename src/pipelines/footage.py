@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64, UInt8
+from jaxtyping import Bool, Float, Float64, Int64, UInt8
 
 from src.audio.features import FPS
 from src.datamodules.store import Clip
@@ -66,6 +66,16 @@ class Footage:
         if self.crops_of is not None:
             return self.crops_of(frames)
         return warp(frames, self.matrices[np.asarray(indices, np.int64)], self.crop_size)
+
+    def covered(self, indices: Indices) -> Bool[np.ndarray, "t crop_h crop_w"]:
+        """Pixels of the crops that show the picture; the others lie beyond its borders, and are black."""
+        matrices, (height, width) = self.matrices[np.asarray(indices, np.int64)], self.crop_size
+        if self.crops_of is not None:
+            return np.ones((len(matrices), height, width), np.bool_)
+        pixels = np.indices((height, width))[::-1].reshape(1, 2, -1).swapaxes(1, 2)  # (x, y)
+        places = transform_points(np.repeat(pixels.astype(np.float64), len(matrices), axis=0), invert(matrices))
+        within = ((places >= 0) & (places <= np.array(self.size[::-1]) - 1)).all(axis=-1)
+        return within.reshape(-1, height, width)
 
     def pasted(
         self,

@@ -279,6 +279,31 @@ def test_a_region_that_reaches_the_crops_border_fades_there_where_the_picture_go
     assert (inside[:, -6, 8:-8] == 255).all()
 
 
+def test_the_black_beyond_the_picture_does_not_darken_the_face(model, root):
+    size = (48, 48)
+    shift = np.array(
+        [[1.0, 0.0, 0.0], [0.0, 1.0, -14.0], [0.0, 0.0, 1.0]]
+    )  # the crop's last 14 rows lie below the picture
+    footage = Footage(
+        lambda rows: np.full((len(rows), *size, 3), 150, np.uint8),
+        np.stack([shift, shift]),
+        np.zeros((2, 478, 2)),
+        size,
+        size,
+    )
+    crops, covered = footage.crops([0, 1]), footage.covered([0, 1])
+    assert covered[:, :34].all()
+    assert not covered[:, 34:].any()
+    assert (covered[..., None] == (crops > 0)).all()
+    region = np.zeros((2, *size), np.bool_)
+    region[:, 10:47, 8:40] = True
+    made = np.full_like(crops, 140)
+    matched = pipeline(model)._in_colours_of(crops, made, region, covered)
+    np.testing.assert_array_equal(matched[:, :34][region[:, :34]], 150)
+    stored = read_footage(clip(root), MeanFaceAlignment.square(SIDE))
+    assert stored.covered([0, 1]).all()
+
+
 def test_feathered_weights_rise_inside_the_region_alone():
     region = np.zeros((1, 21, 21), bool)
     region[0, 5:16, 5:16] = True
