@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> None:
     options = options_of(cfg)
     names = chosen_names(options.metrics)
     pairing = pairing_of(cfg)
-    rules, out = Rules(**{field.name: cfg[field.name] for field in dataclasses.fields(Rules)}), Path(cfg.out)
+    rules, out = Rules(**{field.name: cfg[field.name] for field in dataclasses.fields(Rules)}), Path(str(cfg.out))
 
     screen = Console()
     workers = cfg.workers or (1 if options.device.startswith("cuda") else os.cpu_count() or 1)

@@ -103,12 +103,13 @@ def test_a_list_pairs_what_names_do_not(run, data, tmp_path):
     assert "no real one named nobody" in sentence
 
 
+@pytest.mark.slow  # a process takes seconds to import the libraries
 def test_several_processes_find_what_one_finds(run, data, tmp_path):
     overrides = f"generated={data}/out", f"reference={data}/store", "metrics=[image]", "resume=false"
     found = []
     for workers in (1, 2):
-        assert run(*overrides, f"workers={workers}", f"out={workers}")[0] == 0
-        found.append(json.loads((tmp_path / f"{workers}/metrics.json").read_text())["clips"])
+        assert run(*overrides, f"workers={workers}", f"out=by{workers}")[0] == 0
+        found.append(json.loads((tmp_path / f"by{workers}/metrics.json").read_text())["clips"])
     assert found[0] == found[1]
 
 

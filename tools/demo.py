@@ -61,7 +61,7 @@ def main(cfg: DictConfig) -> None:
     step(
         "measuring",
         ["evaluate.py", f"generated={videos}", f"reference={heads}", "split=test", f"out={root / 'evaluation'}"]
-        + ["landmarks=false", "skip_frames=1"],
+        + ["landmarks=false", "skip_frames=1", "metrics=[image,cpbd,mouth_pixels,frame_mse]", "workers=1"],
     )
     filmstrip(root / "talk.mp4", root / "talk.png")
     log.info(

@@ -1,17 +1,15 @@
 """How the head moves: its rotation, how varied it is, and whether it keeps the beat of the sound."""
 
 import importlib
-import math
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int64
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import argrelmin
 from torch import Tensor
-from torchmetrics import Metric
 
 from src.errors import ConfigError
+from src.metrics.clip_mean import ClipMean
 
 SPEED_SIGMA = 5  # frames: of the filter on the speed
 BEAT_SIGMA = 3  # frames: how far beats may lie apart
@@ -88,49 +86,19 @@ def sound_beats(samples: Float[np.ndarray, " s"], fps: float, sample_rate: int =
     return np.rint(np.asarray(seconds) * fps).astype(np.int64)
 
 
-class _ClipMean(Metric):
-    """Mean over clips of a value per clip.
-
-    Attributes:
-        undefined: number of clips without a value.
-    """
-
-    full_state_update = False
-    total: Tensor
-    clips: Tensor
-    undefined: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("clips", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("undefined", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def _add(self, value: float) -> None:
-        if math.isfinite(value):
-            self.total += value
-            self.clips += 1
-        else:
-            self.undefined += 1
-
-    def compute(self) -> Float[Tensor, ""]:
-        """Mean over the clips; NaN when there is none."""
-        return (self.total / self.clips).float()
-
-
-class PoseDiversity(_ClipMean):
+class PoseDiversity(ClipMean):
     """Mean over clips of `pose_diversity`, in degrees; the closer to the real videos' value, the better."""
 
     def update(self, angles: Float[Tensor, "t 3"]) -> None:
         """Add one whole clip: yaw, pitch and roll in degrees, NaN where there is no face."""
-        self._add(pose_diversity(angles.numpy(force=True)))
+        self.add(pose_diversity(angles.numpy(force=True)))
 
 
-class BeatAlignment(_ClipMean):
+class BeatAlignment(ClipMean):
     """Mean over clips of `beat_alignment`, 0 to 1, higher is closer to the beat; clips without beats are left out."""
 
     higher_is_better = True
 
     def update(self, moved: Int64[Tensor, " k"], heard: Int64[Tensor, " b"]) -> None:
         """Add one clip: frames of the beats of the motion and of the sound."""
-        self._add(beat_alignment(moved.numpy(force=True), heard.numpy(force=True)))
+        self.add(beat_alignment(moved.numpy(force=True), heard.numpy(force=True)))

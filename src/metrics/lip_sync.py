@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from src.media.curves import MIN_FRAMES, STILL, Curve, best_lag, pearson
+from src.metrics.clip_mean import ClipMean
 
 
 def correlation(generated: Curve, reference: Curve) -> float:
@@ -24,38 +25,17 @@ def correlation(generated: Curve, reference: Curve) -> float:
     return 0.0 if generated[known].std() < STILL else pearson(generated, reference)
 
 
-class CurveCorrelation(Metric):
+class CurveCorrelation(ClipMean):
     """Correlation over time of a curve of the generated with that of the real clip, mean over clips: -1..1, higher is better.
 
-    Attributes:
-        clips: number of clips that count.
-        undefined: number of clips whose real curve stands still or is unknown.
+    Clips whose real curve stands still or is unknown are `undefined`.
     """
 
-    full_state_update = False
     higher_is_better = True
-    total: Tensor
-    clips: Tensor
-    undefined: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("clips", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("undefined", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, generated: Float[Tensor, " t"], reference: Float[Tensor, " t"]) -> None:
         """Add one whole clip: two curves over the same frames, NaN where unknown."""
-        value = correlation(generated.numpy(force=True), reference.numpy(force=True))
-        if np.isfinite(value):
-            self.total += value
-            self.clips += 1
-        else:
-            self.undefined += 1
-
-    def compute(self) -> Float[Tensor, ""]:
-        """Mean over the clips; NaN when there is none."""
-        return (self.total / self.clips).float()
+        self.add(correlation(generated.numpy(force=True), reference.numpy(force=True)))
 
 
 class MouthAudioCorrelation(Metric):

@@ -17,8 +17,8 @@ from src.metrics.mfcc import to_int16
 from src.metrics.perceptual import LPIPS, PerceptualDistance
 from src.metrics.quantities import names_of
 from src.metrics.sync import FPS, SyncEmbedder, sync_scores
-from src.metrics.transcripts import SpeechRecogniser, WordErrors, normalised
-from src.nn.s3fd import S3FD, detections, network_input
+from src.metrics.transcripts import Recogniser, WordErrors, normalised
+from src.nn.s3fd import detections, network_input
 from src.nn.syncnet import SyncNet
 
 DETECTION_SCALE = 0.25  # of the frame, in front of SyncNet
@@ -100,11 +100,11 @@ class SyncMeasure:
         network: with the published weights.
         protocol: `whole` squeezes each frame, which shows one face, to SyncNet's size: what Wav2Lip's authors do for LRS and LRW; `tracks`
             finds and follows faces first, as the original pipeline does, and finds none in clips of 100 frames or fewer.
-        detector: of faces, for `tracks`.
+        detector: S3FD with the published weights, for `tracks`.
     """
 
     def __init__(
-        self, clip: OpenClip, network: SyncNet, protocol: SyncProtocol = "whole", detector: S3FD | None = None
+        self, clip: OpenClip, network: SyncNet, protocol: SyncProtocol = "whole", detector: nn.Module | None = None
     ) -> None:
         self._clip = clip
         self._network = network
@@ -182,7 +182,7 @@ class SyncMeasure:
 
 
 @torch.inference_mode()
-def find_faces(detector: S3FD, frame: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "n 4"]:
+def find_faces(detector: nn.Module, frame: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "n 4"]:
     """Boxes of the faces in pixels, at a quarter of the frame's size, as in front of SyncNet."""
     height, width = (round(side * DETECTION_SCALE) for side in frame.shape[:2])
     small = torch.from_numpy(resize(frame, (height, width), antialias=False)).permute(2, 0, 1).float()
@@ -203,7 +203,7 @@ class WordMeasure:
         transcript: what is said; None: what the recogniser hears in the real video.
     """
 
-    def __init__(self, clip: OpenClip, recogniser: SpeechRecogniser, transcript: str | None = None) -> None:
+    def __init__(self, clip: OpenClip, recogniser: Recogniser, transcript: str | None = None) -> None:
         self._clip = clip
         self._recogniser = recogniser
         self._transcript = transcript

@@ -4,6 +4,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +41,15 @@ class FailedClip:
 
 
 Result = ClipScores | FailedClip
+
+
+class SetValue(NamedTuple):
+    """A number of all clips together: value, spread over random subsets, samples of the smaller side, distance within the real side."""
+
+    value: float
+    spread: float = float("nan")
+    samples: int = 0
+    floor: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -121,35 +131,34 @@ def bootstrap(values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"] 
     return float(low), float(high)
 
 
-def _of_set(name: str, scores: list[ClipScores], clips: int, sets: dict[str, tuple[float, float, int]]) -> Aggregate:
-    value, spread, samples = sets.get(name, (np.nan, np.nan, 0))
+def _of_set(name: str, scores: list[ClipScores], clips: int, sets: dict[str, SetValue]) -> Aggregate:
+    value, spread, samples, floor = sets.get(name, SetValue(np.nan))
     if not np.isfinite(value):
         reason = _reason(name, scores) or f"needs two {'clips of 16 frames' if name == 'fvd' else 'frames'} a side"
         return Aggregate(np.nan, np.nan, 0, clips, np.nan, np.nan, reason)
     warning = ""
     if samples < ENOUGH[name]:
-        warning = (
-            f"{samples} samples a side, of {ENOUGH[name]} that it takes: "
-            + ("smaller subsets" if name == "kid" else "the bias of few samples is most of the value")
-            + "; compare only with values of as many samples"
-        )
+        what = "subsets are smaller than usual" if name == "kid" else "the bias of few samples is most of the value"
+        warning = f"{samples} samples a side, of {ENOUGH[name]} that it takes: {what}; compare only at equal numbers"
+        if np.isfinite(floor):
+            warning += f" (two halves of the real side lie {floor:.1f} apart)"
     return Aggregate(value, spread, len(scores), clips, np.nan, np.nan, warning=warning, samples=samples)
 
 
-def _set_values(scores: list[ClipScores]) -> dict[str, tuple[float, float, int]]:
-    """Value, spread and number of samples of each number of the whole set, from the clips' features."""
-    found = {}
+def _set_values(scores: list[ClipScores]) -> dict[str, SetValue]:
+    """Each number of the whole set, from the clips' features."""
+    found: dict[str, SetValue] = {}
     if frames := _gathered(scores, "frames"):
-        found["fid"] = (*_frechet(*frames), np.nan, min(map(len, frames)))
+        found["fid"] = _frechet("fid", *frames)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that features stay in memory: they are there already
             kernel = KernelDistance(Features(frames[0].shape[1]))
         for features, real in zip(frames, (False, True), strict=True):
             kernel.update(features, real=real)
         mean, std = kernel.compute()
-        found["kid"] = (float(mean), float(std), min(map(len, frames)))
+        found["kid"] = SetValue(float(mean), float(std), min(map(len, frames)))
     if clips := _gathered(scores, "clips"):
-        found["fvd"] = (*_frechet(*clips), np.nan, min(map(len, clips)))
+        found["fvd"] = _frechet("fvd", *clips)
     return found
 
 
@@ -162,8 +171,17 @@ def _gathered(scores: list[ClipScores], kind: str) -> tuple[torch.Tensor, torch.
     return generated, real
 
 
-def _frechet(generated: torch.Tensor, real: torch.Tensor) -> tuple[float]:
+def _frechet(name: str, generated: torch.Tensor, real: torch.Tensor) -> SetValue:
+    """The distance; where the samples are few, also that of two random halves of the real side, which is bias alone."""
+    samples, floor = min(len(generated), len(real)), np.nan
+    if samples < ENOUGH[name]:
+        order = torch.from_numpy(np.random.default_rng(0).permutation(len(real)))
+        floor = _distance(real[order[::2]], real[order[1::2]])
+    return SetValue(_distance(generated, real), samples=samples, floor=floor)
+
+
+def _distance(generated: torch.Tensor, real: torch.Tensor) -> float:
     metric = FrechetDistance(Features(generated.shape[1]))
     metric.update(generated, real=False)
     metric.update(real, real=True)
-    return (float(metric.compute()),)
+    return float(metric.compute())

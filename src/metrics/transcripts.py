@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float32
@@ -75,6 +76,15 @@ class WordErrors(Metric):
     def compute(self) -> Float[Tensor, ""]:
         """Over all words; NaN when there is none."""
         return (self.edits / self.words).float()
+
+
+@runtime_checkable
+class Recogniser(Protocol):
+    """Tells what is said in sound of 16 kHz."""
+
+    def __call__(self, samples: Float32[ndarray, " s"]) -> str:
+        """The words."""
+        ...
 
 
 class SpeechRecogniser:

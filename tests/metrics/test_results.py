@@ -51,6 +51,8 @@ def test_distances_of_sets_come_from_all_clips_and_warn_of_small_ones():
     assert (fvd.samples, fvd.n, fvd.clips) == (20, 5, 6)
     assert fvd.mean > 6 * 9 * 0.5
     assert "20 samples a side, of 401" in fvd.warning
+    floor = float(fvd.warning.split("lie ")[1].split(" ")[0])  # 10 against 10 of one distribution
+    assert 0 < floor < fvd.mean
     assert np.isnan(fvd.low)
     assert "needs two frames a side" in totals["fid"].reason
 
