@@ -35,6 +35,7 @@ from src.nn.liveportrait.expressions import edited
 from src.nn.liveportrait.keypoints import Motion, Region, drive
 from src.nn.liveportrait.portrait import LivePortrait
 from src.pipelines.footage import Footage, Frames, read_footage
+from src.pipelines.sources import stored_clip
 from src.pipelines.video import GENERATED, Video
 
 log = logging.getLogger(__name__)
@@ -273,6 +274,10 @@ class LivePortraitPipeline:
                 n_driving = len(moving)
                 n = self.n_frames(len(shown), n_driving)
                 template = self._template(driving, moving, n)
+            if self.save_motion is not None:
+                check_new(self.save_motion, "pipeline.save_motion")
+                save_motion_template(self.save_motion, template)
+                log.info("wrote %s", self.save_motion)
             source_motion = self._of(source, f"source motion {n}", lambda: self.motion(shown, min(len(shown), n)))
             template = template.first(n).to(self.device)
             x_s, x_d = self._key_points(shown, source_motion, template, driving_is_image=n_driving == 1)
@@ -298,14 +303,9 @@ class LivePortraitPipeline:
             raise FaceError(str(error).replace("source=", "driving=", 1)) from error
 
     def _template(self, driving: Given, moving: Footage, n: int) -> MotionTemplate:
-        """How the driving face moves in the first n frames; written where that is wanted."""
+        """How the driving face moves in the first n frames."""
         motion = self._of(driving, f"driving motion {n}", lambda: self.motion(moving, min(len(moving), n)))
-        template = MotionTemplate(motion, self._ratios(moving, n), float(FPS))
-        if self.save_motion is not None:
-            check_new(self.save_motion, "pipeline.save_motion")
-            save_motion_template(self.save_motion, template)
-            log.info("wrote %s", self.save_motion)
-        return template
+        return MotionTemplate(motion, self._ratios(moving, n), float(FPS))
 
     def _key_points(
         self, shown: Footage, source: Motion, driving: MotionTemplate, *, driving_is_image: bool
@@ -315,9 +315,10 @@ class LivePortraitPipeline:
         if rules.eye_retargeting or rules.lip_retargeting:
             driving.require_ratios()
         x_s = source.points()
+        moving = driving.motion  # takes the place of the source's expression, edits and all, where it is not relative
         x_d = drive(
             replace(source, exp=edited(source.exp, self.edits)),
-            driving.motion,
+            moving if self.relative else replace(moving, exp=edited(moving.exp, self.edits)),
             relative=self.relative,
             region=self.region,
             source_is_video=len(shown) > 1,
@@ -459,10 +460,9 @@ def _sound(
     """The given sound, or that of one of the videos."""
     if isinstance(audio, np.ndarray):
         return audio
-    if isinstance(audio, Clip):
-        return audio.audio_path
     if audio is not None:
-        return Path(audio)
+        clip = stored_clip(audio)
+        return Path(str(audio)) if clip is None else clip.audio_path
     heard = [footage.sound for footage in (driving, source) if footage is not None and footage.sound]
     return heard[0 if priority == DRIVING else -1] if heard else None
 

@@ -148,6 +148,7 @@ class LivePortraitTalkerPipeline:
             feather=feather,
             max_side=max_side,
             division=division,
+            frame_limit=frame_limit,
             batch_size=batch_size,
             rounding=rounding,
         )

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from src.datamodules.store import ClipStore
 from src.datamodules.synthetic.clip import synthesise_clip
 from src.errors import ConfigError, FaceError
 from src.face.alignment import invert, transform_points
@@ -101,6 +102,11 @@ def test_lengths_and_duration_of_sound(heads, tmp_path, source, driving, limit, 
     assert len(read_audio(path)) == pytest.approx(n * 640, abs=1100)  # to a frame of AAC
 
 
+def test_a_stored_clip_lends_its_sound(root):
+    video = pipeline()(source=clip(root), driving=clip(root, 1), audio=clip(root, 0))
+    assert video.audio == next(c for c in ClipStore(root) if c.id == "clip0").audio_path
+
+
 def test_the_crop_alone_is_what_the_networks_make(root):
     made = pipeline(paste="none", side_by_side=True)
     video = made(source=clip(root), driving=clip(root, 1))
@@ -185,6 +191,16 @@ def test_every_option_moves_the_key_points(heads, source, options):
     assert (points(source) - points(source, **options)).abs().max() > 1e-6
 
 
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("region", ["all", "lip"])
+def test_edits_are_added_whatever_moves(heads, relative, region):
+    options = {"relative": relative, "region": region, "stitching": False}
+    shift = points(edits={"lip_open": 50}, **options) - points(**options)
+    moved = (shift.abs().amax(dim=(0, 2)) > 1e-6).nonzero().flatten().tolist()
+    assert moved == [17, 19]
+    torch.testing.assert_close(shift[:, 17, 1], -0.1 * shift[:, 19, 1], atol=1e-6, rtol=0)
+
+
 def test_regions_and_multiplier_move_what_they_say(heads):
     x_s = pipeline().plan("picture", "other").kp_source
     rest = [i for i in range(21) if i not in LIP]
@@ -238,6 +254,8 @@ def test_a_saved_motion_moves_as_its_video_does(heads, tmp_path):
     expected = saving(source="picture", driving="other")
     video = pipeline(**options)(source="picture", driving=path)
     assert (video.frames() == expected.frames()).all()
+    pipeline(save_motion=tmp_path / "copy.safetensors").plan("picture", path)  # of a template, ours or the original's
+    assert (tmp_path / "copy.safetensors").read_bytes() == path.read_bytes()
     assert video.beside == ()  # the template does not know how the driving face looks
     assert expected.beside == (DRIVING,)
     with pytest.raises(ConfigError, match="exists: give driving="):

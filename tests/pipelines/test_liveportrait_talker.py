@@ -260,6 +260,7 @@ def test_the_command_takes_downloaded_weights_and_says_what_is_missing(tmp_path)
         ({"pupil_x": 40}, r"^pipeline.pupil_x=40: give -15 to 15\.$"),
         ({"pupil_y": float("nan")}, r"pipeline.pupil_y=nan"),
         ({"batch_size": 0}, r"pipeline.batch_size=0"),
+        ({"frame_limit": 0}, r"pipeline.frame_limit=0: give 1 or more"),
         ({"sway": -1}, r"pipeline.sway=-1: give 0 or more"),
         ({"models": "x"}, r"the checkpoint holds all networks"),
     ],
