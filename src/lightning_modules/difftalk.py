@@ -171,7 +171,8 @@ class DiffTalk(pl.LightningModule):
     # --- the first stage
 
     def setup(self, stage: str) -> None:
-        """ConfigError where speech features or pictures of the data are not those of the network."""
+        """ConfigError where speech features or pictures of the data are not those of the network, or `sampler` cannot sample it."""
+        self.check_sampler(None)  # now, not at the first evaluation
         datamodule: Any = self.trainer.datamodule  # ty: ignore[missing-attribute]
         shown = datamodule.preview(1)
         n_rows, dim = shown["audio"].shape[1:]

@@ -309,6 +309,8 @@ def test_wrong_samplers_are_told_at_once():
         model.check_sampler("dpm_solver", 0.5)
     with pytest.raises(ConfigError, match="predict the noise"):
         tiny_model(prediction_type="sample").check_sampler("published")
+    with pytest.raises(ConfigError, match="sampler=euler2"):
+        tiny_model(sampler="euler2").setup("fit")
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(root, tmp_path):
