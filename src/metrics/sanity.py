@@ -112,7 +112,7 @@ def lag_table(results: Sequence[Result], lags: Sequence[int] = LAGS) -> dict[int
     return rows
 
 
-def _overlap(mouth: Curve, sound: Curve | None, lag: int) -> tuple[Curve, Curve]:
+def _overlap(mouth: Curve, sound: Curve | None, lag: int) -> tuple[np.ndarray, np.ndarray]:
     """The mouth, and the sound that lies `lag` frames later, where both are."""
     assert sound is not None, "clips without sound are left out before"
     return mouth[max(0, -lag) : len(mouth) - max(0, lag)], sound[max(0, lag) : len(sound) - max(0, -lag)]
