@@ -245,7 +245,13 @@ class DiffTalkPipeline:
         features, samples = choose_voice(
             source, audio, driving, self.features, self.model.net.audio_dim, self.audio_emb
         )
-        footage = read_footage(source, self.alignment, smoothing=self.smoothing, face_model=self.face_model)
+        footage = read_footage(
+            source,
+            self.alignment,
+            smoothing=self.smoothing,
+            face_model=self.face_model,
+            needed=self._needed(len(features)),
+        )
         reference = footage.first if self.reference_frame is None else self.reference_frame
         if reference >= len(footage):
             raise ConfigError(f"pipeline.reference_frame={reference}: the source has {len(footage)} frames.")
@@ -254,15 +260,21 @@ class DiffTalkPipeline:
         sound[: len(samples)] = samples[: len(sound)]
         return Plan(footage, shown, np.array(features), sound, reference, seed)
 
+    def _needed(self, n_sound: int) -> int | None:
+        """How many frames of a video are used for so many of sound; None: all."""
+        wanted = [] if self.longer_video == "keep" else [n_sound]
+        wanted += [] if self.frame_limit is None else [self.frame_limit]
+        if not wanted:
+            return None
+        return max(min(wanted), 1 + (self.reference_frame or 0))
+
     def order(self, n_pictures: int, n_sound: int) -> Int64[np.ndarray, " t"]:
         """The picture behind each frame, for so many pictures and so many frames of sound."""
         if n_pictures == 1:
             return np.zeros(n_sound, np.int64)
         if n_sound <= n_pictures:
             if n_sound < n_pictures:
-                log.info(
-                    "the sound ends %d frames before the video, which is %s", n_pictures - n_sound, self.longer_video
-                )
+                log.info("the sound ends before the video: longer_video=%s", self.longer_video)
             return np.arange(n_sound if self.longer_video == "cut" else n_pictures)
         if self.longer_audio == "cut":
             return np.arange(n_pictures)

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 Frames = UInt8[np.ndarray, "t h w 3"]
 Crops = UInt8[np.ndarray, "t crop_h crop_w 3"]
+LOOK_AHEAD = 25  # frames: no smoothing along time reaches further by default
+
 Indices = Sequence[int] | Int64[np.ndarray, " t"]
 
 
@@ -128,6 +130,7 @@ def read_footage(
     *,
     smoothing: float = 0.0,
     face_model: str | Path | None = None,
+    needed: int | None = None,
 ) -> Footage:
     """The person in a picture, a video or a stored clip, `STORE@CLIP_ID`, whose frames are aligned already.
 
@@ -136,6 +139,8 @@ def read_footage(
         alignment: where the face lies in the crops; its size is theirs.
         smoothing: of a video's landmarks along time, standard deviation of a Gaussian in frames.
         face_model: path of MediaPipe's FaceLandmarker; None: in the models folder.
+        needed: how many frames of a video, from its beginning, will be used: faces are looked for in these, and a second beyond for what is
+            smoothed along time. None: all.
 
     Raises:
         FaceError: there is no face, or the landmark model is missing.
@@ -151,7 +156,7 @@ def read_footage(
     except MediaError:
         if not path.is_file():
             raise
-        return _of_video(path, alignment, smoothing, face_model)
+        return _of_video(path, alignment, smoothing, face_model, None if needed is None else needed + LOOK_AHEAD)
     return _of_picture(picture, str(path), alignment, face_model)
 
 
@@ -196,9 +201,11 @@ def _of_picture(
     )
 
 
-def _of_video(path: Path, alignment: Alignment, smoothing: float, face_model: str | Path | None) -> Footage:
+def _of_video(
+    path: Path, alignment: Alignment, smoothing: float, face_model: str | Path | None, limit: int | None
+) -> Footage:
     reader = VideoReader(path, fps=float(FPS))
-    found, valid = track_landmarks(reader, f"source={path}", face_model)
+    found, valid = track_landmarks(reader, f"source={path}", face_model, limit=limit)
     smoothed = smooth(found.astype(np.float64), smoothing)
     size = (reader.info.height, reader.info.width)
     matrices = alignment.fit(smoothed, size)

@@ -212,7 +212,7 @@ class LivePortraitTalkerPipeline:
         """Key points of every frame, in float32: they cost little. Arguments and errors as of a call."""
         mels = mel_windows(samples)
         n = len(mels) if self.frame_limit is None else min(len(mels), self.frame_limit)
-        shown = self._source(source)
+        shown = self._source(source, n)
         with torch.autocast(self.device.type, enabled=False):
             motion = self.renderer.motion(shown, min(len(shown), n))
             lips = self.lip_multiplier * self._lips(shown, mels[: n + INFERENCE_WINDOW[1]])[:n]
@@ -232,9 +232,10 @@ class LivePortraitTalkerPipeline:
             )
         return Plan(shown, shown, x_s, x_d)
 
-    def _source(self, source: Given) -> Footage:
-        """The person who speaks; a warning where the face is hardly seen."""
-        shown = read_footage(source, self.source_alignment, face_model=self.face_model)
+    def _source(self, source: Given, n_frames: int) -> Footage:
+        """The person who speaks, as far as so many frames need; a warning where the face is hardly seen."""
+        needed = None if self.first_frame else n_frames  # its first frame with a face may come late
+        shown = read_footage(source, self.source_alignment, face_model=self.face_model, needed=needed)
         shown = limited(shown, self.max_side, self.division)
         if self.first_frame and len(shown) > 1:
             shown = reordered(shown, np.array([shown.first]))

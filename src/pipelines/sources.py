@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +89,7 @@ def read_portrait(
 
 
 def track_landmarks(
-    reader: VideoReader, name: str, face_model: str | Path | None = None
+    reader: VideoReader, name: str, face_model: str | Path | None = None, *, limit: int | None = None
 ) -> tuple[Float32[np.ndarray, "t 478 3"], Bool[np.ndarray, " t"]]:
     """Landmarks of the person in every frame of a video, in its pixels; frames without a face are interpolated.
 
@@ -97,6 +97,7 @@ def track_landmarks(
         reader: of the video.
         name: what messages call it.
         face_model: path of MediaPipe's FaceLandmarker; None: in the models folder.
+        limit: look at so many frames only, the first ones; None: all.
 
     Returns:
         the landmarks, and in which frames a face was found.
@@ -106,7 +107,8 @@ def track_landmarks(
     """
     missing = np.full((NUM_LANDMARKS, 3), np.nan, np.float32)
     with FaceTracker(model=face_model) as tracker:
-        faces = [tracker.track(frame) for chunk in reader.stream() for frame in chunk]
+        frames = islice((frame for chunk in reader.stream() for frame in chunk), limit)
+        faces = [tracker.track(frame) for frame in frames]
     found = np.stack([missing if face is None else face.landmarks for face in faces])
     try:
         landmarks, valid = fill_missing(found)

@@ -12,13 +12,14 @@ from src.audio.log_mel import LogMel
 from src.datamodules.store import ClipStore
 from src.errors import ConfigError, MediaError
 from src.face.alignment import MeanFaceAlignment, transform_points
+from src.face.landmarks import Face
 from src.face.masks import feathered
 from src.face.repainting import MaskRule, kept_masks
 from src.lightning_modules.difftalk import DiffTalk
-from src.media import Provenance, VideoReader, probe
+from src.media import Provenance, VideoReader, probe, write_video
 from src.nn.difftalk import DiffTalkNet, VQAutoencoder
 from src.pipelines.difftalk import DiffTalkPipeline
-from src.pipelines.footage import Footage, read_footage
+from src.pipelines.footage import LOOK_AHEAD, Footage, read_footage
 from src.pipelines.many import generate, read_jobs
 from src.pipelines.video import write
 from tests.heads import write_heads
@@ -315,3 +316,37 @@ def test_feathered_weights_rise_inside_the_region_alone():
     assert middle[-1] == 255
     np.testing.assert_array_equal(feathered(region, 0.0)[region], 255)
     assert feathered(np.ones((1, 4, 4), bool), 3.0).min() == 255
+
+
+@pytest.mark.parametrize(
+    ("options", "looked_at"),
+    [
+        ({}, 5 + LOOK_AHEAD),  # a second more, for what is smoothed along time
+        ({"frame_limit": 2}, 2 + LOOK_AHEAD),
+        ({"reference_frame": 9}, 10 + LOOK_AHEAD),
+        ({"longer_video": "keep"}, 40),
+    ],
+)
+def test_faces_are_looked_for_as_far_as_the_sound_goes(model, root, tmp_path, monkeypatch, options, looked_at):
+    stored = ClipStore(root).clips[0]
+    write_video(tmp_path / "long.mp4", np.resize(stored.frames(range(N_FRAMES)), (40, 48, 48, 3)), 25.0)
+    seen = []
+
+    class Tracker:
+        def __init__(self, **options):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def track(self, frame):
+            seen.append(frame)
+            return Face(stored.landmarks[0], np.zeros(52, np.float32), np.eye(4, dtype=np.float32))
+
+    monkeypatch.setattr("src.pipelines.sources.FaceTracker", Tracker)
+    video = pipeline(model, **options)(source=tmp_path / "long.mp4", audio=voice(5))
+    assert len(seen) == looked_at
+    assert video.n_frames == {2: 2}.get(options.get("frame_limit"), 40 if "longer_video" in options else 5)
