@@ -52,7 +52,8 @@ PUBLISHED: dict[str, Callable[[Path, Weights], tuple[dict[str, Any], dict[str, T
     liveportrait.METHOD: lambda path, _: liveportrait.load_official(path),  # has no average
     liveportrait_talker.METHOD: lambda path, _: liveportrait_talker.load_official(path),  # has no average
     moditalker_mtov.METHOD: lambda path, _: moditalker_mtov.load_official(path),  # has the average alone
-    moditalker_mtov.AUTOENCODER_METHOD: lambda path, _: moditalker_mtov.load_official_autoencoder(path),  # has no average
+    # Has no average:
+    moditalker_mtov.AUTOENCODER_METHOD: lambda path, _: moditalker_mtov.load_official_autoencoder(path),
 }
 FOLDERS = {liveportrait.METHOD, liveportrait_talker.METHOD, moditalker_mtov.METHOD}  # published as several files
 

@@ -76,7 +76,9 @@ def test_the_newest_unet_and_both_autoencoders_make_a_model(folder):
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"lacks diffusion_model\.pth, autoencoder_rgb\.pth, autoencoder_motion\.pth"):
+    with pytest.raises(
+        CheckpointError, match=r"lacks diffusion_model\.pth, autoencoder_rgb\.pth, autoencoder_motion\.pth"
+    ):
         load_official(tmp_path)
 
 
