@@ -21,6 +21,7 @@ def main(cfg: DictConfig) -> None:
         pause=cfg.pause,
         retries=cfg.retries,
         backoff=cfg.backoff,
+        patience=cfg.patience,
         retry_failed=cfg.retry_failed,
     )
     videos = download.pending(annotations, cfg.limit)

@@ -29,7 +29,7 @@ from torch.utils.data import Dataset, default_collate
 from src.audio.windows import AudioEdges, audio_windows
 from src.datamodules.frames import lips_of_frames, masks_of_frames, points_of_frames, read_pictures
 from src.datamodules.latents import StoredLatents
-from src.datamodules.resumable import LoaderOptions, ResumableDataModule
+from src.datamodules.resumable import LoaderOptions, ResumableDataModule, limited
 from src.datamodules.speech_features import Features, check_features, clips_with_features, ensure_features
 from src.datamodules.store import Clip, ClipStore
 from src.errors import ConfigError, StoreError, require_choice, require_least
@@ -145,7 +145,10 @@ class DiffTalkDataset(Dataset):
         clip = self.clips[row % len(self.clips)]
         rng = np.random.default_rng((self.seed, index if self.redraw else row))
         frames = self.frames_of(clip)
-        target = int(rng.choice(frames))
+        others = (
+            frames[1:] if self.reference == "first" and len(frames) > 1 else frames
+        )  # nobody is their own reference
+        target = int(rng.choice(others))
         return clip, target, self.reference_of(clip, target, rng)
 
     def reference_of(self, clip: Clip, target: int, rng: np.random.Generator) -> int:
@@ -320,7 +323,9 @@ class DiffTalkDataModule(ResumableDataModule[DiffTalkDataset]):
 
     def _dataset(self, split: str, **options: Any) -> DiffTalkDataset:
         clips = clips_with_features(ClipStore(self.root, split).clips, self.features)
-        return DiffTalkDataset(clips[: self.limit_clips], self.features, self.resolution, **self.options, **options)
+        return DiffTalkDataset(
+            limited(clips, self.limit_clips), self.features, self.resolution, **self.options, **options
+        )
 
     def preview(self, n_samples: int) -> dict[str, Tensor]:
         """The first validation items, of as many clips as possible, always with pictures."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from src.datamodules.frames import read_pictures
-from src.datamodules.resumable import LoaderOptions, ResumableDataModule
+from src.datamodules.resumable import LoaderOptions, ResumableDataModule, limited
 from src.datamodules.store import Clip, ClipStore
 from src.errors import require_least
 
@@ -114,7 +114,7 @@ class DiffTalkAutoencoderDataModule(ResumableDataModule[DiffTalkAutoencoderDatas
             self.val_dataset = self._dataset(self.val_split, self.val_draws_per_clip, redraw=False)
 
     def _dataset(self, split: str, draws_per_clip: int, *, redraw: bool) -> DiffTalkAutoencoderDataset:
-        clips = ClipStore(self.root, split).clips[: self.limit_clips]
+        clips = limited(ClipStore(self.root, split).clips, self.limit_clips)
         return DiffTalkAutoencoderDataset(
             clips, self.resolution, draws_per_clip=draws_per_clip, redraw=redraw, seed=self.seed
         )

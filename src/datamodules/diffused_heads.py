@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, default_collate
 
-from src.datamodules.resumable import LoaderOptions, ResumableDataModule
+from src.datamodules.resumable import LoaderOptions, ResumableDataModule, limited
 from src.datamodules.speech_features import Features, check_features, clips_with_features, ensure_features
 from src.datamodules.store import Clip, ClipStore
 from src.errors import StoreError, require_choice, require_least
@@ -304,7 +304,7 @@ class DiffusedHeadsDataModule(ResumableDataModule[DiffusedHeadsDataset]):
     def _dataset(self, split: str, **options: Any) -> DiffusedHeadsDataset:
         clips = clips_with_features(ClipStore(self.root, split).clips, self.features)
         return DiffusedHeadsDataset(
-            clips[: self.limit_clips], self.features, self.resolution, **self.options, **options
+            limited(clips, self.limit_clips), self.features, self.resolution, **self.options, **options
         )
 
     def preview(self, n_samples: int) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from src.datamodules.resumable import LoaderOptions, ResumableDataModule
+from src.datamodules.resumable import LoaderOptions, ResumableDataModule, limited
 from src.datamodules.store import Clip, ClipStore
 from src.errors import StoreError, require_choice
 from src.face.drawing import draw_landmarks
@@ -242,8 +242,8 @@ class LandmarkDrivenDataModule(ResumableDataModule[LandmarkDrivenDataset]):
                 frames_per_clip=self.val_frames_per_clip,
             )
 
-    def _clips(self, split: str) -> list[Clip]:
-        return ClipStore(self.root, split).clips[: self.limit_clips]
+    def _clips(self, split: str) -> Sequence[Clip]:
+        return limited(ClipStore(self.root, split).clips, self.limit_clips)
 
     def preview(self, n_samples: int) -> dict[str, Tensor]:
         """The first validation items: of as many clips as possible."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from src.audio.windows import audio_windows
-from src.datamodules.resumable import ResumableDataModule, WorkerOptions
+from src.datamodules.resumable import ResumableDataModule, WorkerOptions, limited
 from src.datamodules.speech_features import Features, clips_with_features, ensure_features
 from src.datamodules.store import Clip, ClipStore
 from src.errors import ConfigError, StoreError, require_choice, require_least
@@ -212,7 +212,7 @@ class ExpressionDataModule(ResumableDataModule[Dataset]):
             self.val_dataset = WholeClips(self._limited("val"))
 
     def _limited(self, use: Literal["train", "val"]) -> Sequence[ExpressiveClip]:
-        return self.clips_of(use)[: self.limit_clips]
+        return limited(self.clips_of(use), self.limit_clips)
 
     def mean_lips(self) -> Tensor:
         """Mean lips of the training clips (6, 3), of a thousand at most: what a model that hears nothing would say."""

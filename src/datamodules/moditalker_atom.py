@@ -24,7 +24,7 @@ from jaxtyping import Float32
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from src.datamodules.resumable import LoaderOptions, ResumableDataModule
+from src.datamodules.resumable import LoaderOptions, ResumableDataModule, limited
 from src.datamodules.speech_features import Features, check_features, clips_with_features, ensure_features
 from src.datamodules.store import Clip, ClipStore
 from src.errors import StoreError, require_choice, require_least
@@ -230,7 +230,7 @@ class AToMDataModule(ResumableDataModule[AToMDataset]):
 
     def _dataset(self, split: str, **options: Any) -> AToMDataset:
         clips = clips_with_features(ClipStore(self.root, split).clips, self.features)
-        return AToMDataset(clips[: self.limit_clips], self.features, self.window, **self.options, **options)
+        return AToMDataset(limited(clips, self.limit_clips), self.features, self.window, **self.options, **options)
 
     def preview(self, n_samples: int) -> dict[str, Tensor]:
         """The first validation items, of as many clips as possible."""

@@ -27,7 +27,7 @@ from torch.utils.data import Dataset, default_collate
 
 from src.datamodules.clip_latents import StoredClipLatents
 from src.datamodules.frames import read_pictures
-from src.datamodules.resumable import ResumableDataModule
+from src.datamodules.resumable import ResumableDataModule, limited
 from src.datamodules.store import Clip, ClipStore
 from src.errors import StoreError, require_choice, require_least
 from src.face.landmarks import rescaled, to_ibug68
@@ -264,7 +264,7 @@ class MToVDataModule(ResumableDataModule[MToVDataset]):
             self.val_dataset = self._dataset(self.val_split, self.val_draws_per_clip, "random", redraw=False)
 
     def _dataset(self, split: str, draws_per_clip: int, reference: ReferenceFrame, *, redraw: bool) -> MToVDataset:
-        clips = ClipStore(self.root, split).clips[: self.limit_clips]
+        clips = limited(ClipStore(self.root, split).clips, self.limit_clips)
         draws: dict[str, Any] = {"draws_per_clip": draws_per_clip, "redraw": redraw}
         return MToVDataset(clips, self.resolution, self.frames, reference=reference, **draws, **self.options)
 

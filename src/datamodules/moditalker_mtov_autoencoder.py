@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, default_collate
 
 from src.datamodules.frames import read_pictures
 from src.datamodules.moditalker_mtov import ibug_points, landmark_pictures, long_enough
-from src.datamodules.resumable import ResumableDataModule
+from src.datamodules.resumable import ResumableDataModule, limited
 from src.datamodules.store import Clip, ClipStore
 from src.errors import require_choice, require_least
 
@@ -154,7 +154,7 @@ class MToVAutoencoderDataModule(ResumableDataModule[MToVAutoencoderDataset]):
             self.val_dataset = self._dataset(self.val_split, self.val_draws_per_clip, redraw=False)
 
     def _dataset(self, split: str, draws_per_clip: int, *, redraw: bool) -> MToVAutoencoderDataset:
-        clips = ClipStore(self.root, split).clips[: self.limit_clips]
+        clips = limited(ClipStore(self.root, split).clips, self.limit_clips)
         options: dict[str, Any] = {"draws_per_clip": draws_per_clip, "redraw": redraw, "seed": self.seed}
         return MToVAutoencoderDataset(clips, self.resolution, self.frames, content=self.content, **options)
 

@@ -1,5 +1,6 @@
 """What DataModules that resume exactly have in common."""
 
+from collections.abc import Sequence
 from typing import Any, Generic, TypedDict, TypeVar
 
 import pytorch_lightning as pl
@@ -9,7 +10,15 @@ from torch.utils.data import DataLoader, Dataset
 from src.datamodules.sampling import ResumableSampler
 from src.errors import require_least
 
+C = TypeVar("C")
 D = TypeVar("D", bound=Dataset)
+
+
+def limited(clips: Sequence[C], limit: int | None) -> Sequence[C]:
+    """The first clips, `datamodule.limit_clips` of them; ConfigError below 1."""
+    if limit is not None:
+        require_least("datamodule.limit_clips", limit, 1)
+    return clips[:limit]
 
 
 class WorkerOptions(TypedDict, total=False):

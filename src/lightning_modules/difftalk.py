@@ -27,7 +27,7 @@ from src.diffusion.noise_tables import noise_tables, scaled_linear_betas
 from src.diffusion.pixels import to_signed, to_unit
 from src.diffusion.regions import boxed_loss, mouth_box
 from src.diffusion.sampling import SAMPLERS, Scheduler, SchedulerFactory, sampler_for, takes_eta
-from src.errors import CheckpointError, ConfigError, StoreError
+from src.errors import CheckpointError, ConfigError, StoreError, require_least
 from src.face.repainting import MaskRule, latent_masks
 from src.lightning_modules.optimization import OptimizerFactory, optimize
 from src.lightning_modules.optimization import SchedulerFactory as LRSchedulerFactory
@@ -138,6 +138,8 @@ class DiffTalk(pl.LightningModule):
         self.kept_weight = kept_weight
         self.loss_limits = (min_snr_gamma, snr_floor)
         self.sampler = sampler
+        require_least("model.sample_steps", sample_steps, 1)
+        require_least("model.eval_frames", eval_frames, 1)
         self.sample_steps = sample_steps
         self.eval_every_n_epochs = eval_every_n_epochs
         self.eval_frames = eval_frames
@@ -316,7 +318,7 @@ class DiffTalk(pl.LightningModule):
             return error.mean()
         repainted = F.max_pool2d((~kept).float(), self.first_stage.factor)
         weight = repainted + self.kept_weight * (1 - repainted)
-        return (error * weight).sum() / (weight.sum() * error.shape[1])
+        return (error * weight).sum() / (weight.sum().clamp(min=1) * error.shape[1])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """Loss at random time steps, uniform over the noise levels."""

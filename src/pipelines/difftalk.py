@@ -36,6 +36,7 @@ Reference = Literal["first", "previous"]
 LongerVideo = Literal["cut", "keep"]
 LongerAudio = Literal["loop", "cut"]
 COLOUR_BORDER = 2  # widths of the edge: how far within the region skin of both pictures is compared
+LEAST_BORDER = 2.0  # pixels
 
 
 @dataclass(frozen=True)
@@ -370,7 +371,7 @@ class DiffTalkPipeline:
         """The generated crops in the colours that the source has along the edge; the black beyond its borders is none of them."""
         if self.paste != "seamless":
             return made
-        weights = feathered(regions, COLOUR_BORDER * self.feather)
+        weights = feathered(regions, max(COLOUR_BORDER * self.feather, LEAST_BORDER))
         return colour_matched(made, crops, np.where(covered, weights, np.uint8(0))[..., None])
 
     def _signed(self, crops: Frames) -> Float[Tensor, "t 3 h w"]:

@@ -153,6 +153,7 @@ class LivePortraitTalkerPipeline:
             rounding=rounding,
         )
         side = self.model.output_size
+        self.crop_smoothing = float(crop_smoothing)
         self.reference_alignment: Alignment = TalkerAlignment(side, smoothing=crop_smoothing)
         self.source_alignment: Alignment = self.reference_alignment if crop else WholeFrame(side)
         cache = None if head_pose_cache is None else Path(head_pose_cache)
@@ -281,8 +282,8 @@ class LivePortraitTalkerPipeline:
         if self.head_pose.cache is None or stored_clip(reference) is not None:
             return self._found_rotations(reference)
         assert not isinstance(reference, Clip)
-        network = weights_sha256(self.model.motion_extractor.state_dict())[:12]
-        return cached_rotations(reference, self.head_pose.cache / network, lambda: self._found_rotations(reference))
+        made_by = f"{weights_sha256(self.model.motion_extractor.state_dict())[:12]}-{self.crop_smoothing:g}"
+        return cached_rotations(reference, self.head_pose.cache / made_by, lambda: self._found_rotations(reference))
 
     def _found_rotations(self, reference: str | Path | Clip) -> Float32[np.ndarray, "t 3 3"]:
         try:

@@ -110,7 +110,7 @@ def test_there_are_pauses_and_longer_ones_after_failures(tmp_path, films, annota
 
 def test_a_video_that_fails_is_noted_and_left_alone_until_asked_for(tmp_path, films, annotations):
     made, _ = download(tmp_path, retries=1)
-    result = made.run(made.pending(annotations), Fetches(films, {"aaa": 99}))
+    result = made.run(made.pending(annotations), Fetches(films, {"aaa": 99}, GoneError))
     assert (result.videos, result.failed) == (1, 1)
     assert read_rows(tmp_path / "clips" / "failures.csv")[0] == {
         "identity": "id00001",
@@ -120,6 +120,20 @@ def test_a_video_that_fails_is_noted_and_left_alone_until_asked_for(tmp_path, fi
     assert made.pending(annotations) == []
     again, _ = download(tmp_path, retry_failed=True)
     assert [wanted.video for wanted in again.pending(annotations)] == ["aaa"]
+
+
+def test_a_video_that_gave_no_answer_is_asked_for_in_the_next_run(tmp_path, films, annotations):
+    made, _ = download(tmp_path, retries=1)
+    assert made.run(made.pending(annotations), Fetches(films, {"aaa": 99})).failed == 1
+    assert not (tmp_path / "clips" / "failures.csv").exists()
+    assert [wanted.video for wanted in made.pending(annotations)] == ["aaa"]
+
+
+def test_a_network_that_is_down_ends_the_run_and_keeps_what_is_there(tmp_path, films, annotations):
+    made, _ = download(tmp_path, retries=0, patience=2)
+    with pytest.raises(FetchError, match="2 videos in a row gave no answer"):
+        made.run(made.pending(annotations), Fetches(films, {"aaa": 99, "bbb": 99}))
+    assert len(made.pending(annotations)) == 2
 
 
 def test_a_video_that_is_gone_is_asked_for_once(tmp_path, films, annotations):

@@ -177,6 +177,7 @@ class Download:
         pause: seconds between two videos.
         retries: further attempts for a video.
         backoff: seconds before the first of them, doubled for each one after.
+        patience: stop after so many videos in a row that gave no answer.
         retry_failed: once more those videos that are listed as failed.
         sleep: waits so many seconds.
     """
@@ -185,12 +186,14 @@ class Download:
     pause: float | int = 5.0
     retries: int = 3
     backoff: float | int = 30.0
+    patience: int = 5
     retry_failed: bool = False
     sleep: Callable[[float], None] = time.sleep
 
     def __post_init__(self) -> None:
         for name in ("pause", "retries", "backoff"):
             require_least(name, getattr(self, name), 0)
+        require_least("patience", self.patience, 1)
 
     def pending(self, annotations: Path, limit: int | None = None) -> list[Wanted]:
         """The videos to fetch, `limit` at most; those that failed before are left out unless they are to be tried again."""
@@ -199,21 +202,40 @@ class Download:
         return [wanted for wanted in wanted_videos(annotations, self.root) if wanted.video not in failed][:limit]
 
     def run(self, videos: Sequence[Wanted], fetch: Fetcher) -> Result:
-        """Fetch videos and cut them; one that fails is noted, and the rest goes on."""
-        result = Result()
+        """Fetch videos and cut them; the rest goes on after one that fails.
+
+        Only what will fail again is noted: a video that gave no answer this time is asked for in the next run.
+
+        Raises:
+            FetchError: one video after another gave no answer, so it is not the videos.
+        """
+        result, unanswered = Result(), 0
         for number, wanted in enumerate(videos):
             if number:
                 self.sleep(self.pause)
             try:
                 result.utterances += self._video(wanted, fetch)
                 result.videos += 1
+                unanswered = 0
             except VisemeError as error:
                 result.failed += 1
                 log.warning("%s/%s: %s", wanted.identity, wanted.video, error)
-                row = {"identity": wanted.identity, "video": wanted.video, "reason": str(error)}
-                append_rows(self.root / "failures.csv", FAILURE_COLUMNS, [row])
+                if isinstance(error, FetchError) and not isinstance(error, GoneError):
+                    unanswered += 1
+                    self._check_patience(unanswered, error)
+                else:
+                    unanswered = 0
+                    row = {"identity": wanted.identity, "video": wanted.video, "reason": str(error)}
+                    append_rows(self.root / "failures.csv", FAILURE_COLUMNS, [row])
             log.info("%d of %d videos, %d utterances", number + 1, len(videos), result.utterances)
         return result
+
+    def _check_patience(self, unanswered: int, error: FetchError) -> None:
+        if unanswered == self.patience:
+            raise FetchError(
+                f"{unanswered} videos in a row gave no answer (the last one: {error}) What is there is kept: look at the network, then "
+                "give the same command again."
+            ) from error
 
     def _video(self, wanted: Wanted, fetch: Fetcher) -> int:
         """Cut all missing utterances of a video; their number."""
