@@ -264,13 +264,13 @@ class LivePortraitPipeline:
         if source is None or driving is None:
             raise ConfigError("liveportrait needs a face and one that moves it: give source=FACE and driving=VIDEO.")
         with torch.autocast(self.device.type, enabled=False):
-            shown = self._of(source, "source", lambda: self._source(source))
+            shown = self.remembered(source, "source", lambda: self._source(source))
             if is_motion_template(driving):
                 moving, template = None, load_motion_template(str(driving)).at(FPS)
                 n_driving = len(template)
                 n = self.n_frames(len(shown), n_driving)
             else:
-                moving = self._of(driving, DRIVING, lambda: self._driving(driving))
+                moving = self.remembered(driving, DRIVING, lambda: self._driving(driving))
                 n_driving = len(moving)
                 n = self.n_frames(len(shown), n_driving)
                 template = self._template(driving, moving, n)
@@ -278,17 +278,19 @@ class LivePortraitPipeline:
                 check_new(self.save_motion, "pipeline.save_motion")
                 save_motion_template(self.save_motion, template)
                 log.info("wrote %s", self.save_motion)
-            source_motion = self._of(source, f"source motion {n}", lambda: self.motion(shown, min(len(shown), n)))
+            source_motion = self.remembered(
+                source, f"source motion {n}", lambda: self.motion(shown, min(len(shown), n))
+            )
             template = template.first(n).to(self.device)
             x_s, x_d = self._key_points(shown, source_motion, template, driving_is_image=n_driving == 1)
             volume = None
             if len(shown) == 1:
-                volume = self._of(source, "volume", lambda: self.model.volume(self._input(shown.crops([0]))))
+                volume = self.remembered(source, "volume", lambda: self.volume(shown))
         sound = _sound(audio, shown, moving, self.sound)
         return Plan(shown, moving, x_s, x_d, sound, volume, is_picture=len(shown) == n_driving == 1)
 
-    def _of(self, given: Given, what: str, make: Callable[[], T]) -> T:
-        """What is found in a file, once; of what is no file, every time."""
+    def remembered(self, given: Given, what: str, make: Callable[[], T]) -> T:
+        """What is found in a file, once until the file changes; of what is no file, every time."""
         key = _identity(given)
         return make() if key is None else self._recent.get((what, key), make)
 
@@ -304,7 +306,7 @@ class LivePortraitPipeline:
 
     def _template(self, driving: Given, moving: Footage, n: int) -> MotionTemplate:
         """How the driving face moves in the first n frames."""
-        motion = self._of(driving, f"driving motion {n}", lambda: self.motion(moving, min(len(moving), n)))
+        motion = self.remembered(driving, f"driving motion {n}", lambda: self.motion(moving, min(len(moving), n)))
         return MotionTemplate(motion, self._ratios(moving, n), float(FPS))
 
     def _key_points(
@@ -342,6 +344,10 @@ class LivePortraitPipeline:
             rows = np.arange(start, min(start + self.batch_size, n))
             parts.append(self.model.motion(self._input(footage.crops(rows))))
         return Motion.cat(parts)
+
+    def volume(self, footage: Footage) -> Float[Tensor, "1 c d h w"]:
+        """Appearance of the first frame."""
+        return self.model.volume(self._input(footage.crops([0])))
 
     def _input(self, crops: Frames) -> Float[Tensor, "t 3 side side"]:
         """Crops as the networks see them: larger ones shrunk to the mean of each pixel's area."""

@@ -20,7 +20,7 @@ from src.audio.sadtalker_mel import mel_windows
 from src.checkpoint import weights_sha256
 from src.datamodules.store import Clip
 from src.diffusion.pixels import Rounding
-from src.errors import ConfigError, FaceError, require_choice, require_least
+from src.errors import ConfigError, FaceError, MediaError, require_choice, require_least
 from src.face.alignment import Alignment
 from src.face.landmarks import rescaled, to_ibug68
 from src.face.liveportrait_crop import WholeFrame, feathered_mask, ratios
@@ -32,7 +32,7 @@ from src.face.liveportrait_talker import (
     paste_rectangles,
     regressor_crop,
 )
-from src.media import resize
+from src.media import read_image, resize
 from src.media.looping import ping_pong
 from src.nn.liveportrait import Motion
 from src.nn.liveportrait.keypoints import kalman_smooth
@@ -213,9 +213,13 @@ class LivePortraitTalkerPipeline:
         """Key points of every frame, in float32: they cost little. Arguments and errors as of a call."""
         mels = mel_windows(samples)
         n = len(mels) if self.frame_limit is None else min(len(mels), self.frame_limit)
-        shown = self._source(source, n)
+        # The first frame with a face may come late in a video.
+        needed = None if self.first_frame or _is_picture(source) else n
+        remembered = self.renderer.remembered
+        shown = remembered(source, f"source {needed}", lambda: self._source(source, needed))
         with torch.autocast(self.device.type, enabled=False):
-            motion = self.renderer.motion(shown, min(len(shown), n))
+            used = min(len(shown), n)
+            motion = remembered(source, f"motion {used}", lambda: self.renderer.motion(shown, used))
             lips = self.lip_multiplier * self._lips(shown, mels[: n + INFERENCE_WINDOW[1]])[:n]
             picture = len(shown) == 1
             if not picture:
@@ -231,11 +235,11 @@ class LivePortraitTalkerPipeline:
                 multiplier=self.multiplier,
                 smoothing=self.smoothing,
             )
-        return Plan(shown, shown, x_s, x_d)
+            volume = remembered(source, "volume", lambda: self.renderer.volume(shown)) if picture else None
+        return Plan(shown, shown, x_s, x_d, volume=volume)
 
-    def _source(self, source: Given, n_frames: int) -> Footage:
+    def _source(self, source: Given, needed: int | None) -> Footage:
         """The person who speaks, as far as so many frames need; a warning where the face is hardly seen."""
-        needed = None if self.first_frame else n_frames  # its first frame with a face may come late
         shown = read_footage(source, self.source_alignment, face_model=self.face_model, needed=needed)
         shown = limited(shown, self.max_side, self.division)
         if self.first_frame and len(shown) > 1:
@@ -317,6 +321,18 @@ class LivePortraitTalkerPipeline:
             return paste_rectangles(whole, faces, cropped_rectangles(source.matrices[rows], faces.shape[1]))
         weights = np.broadcast_to(self.mask, (len(faces), *self.mask.shape[1:]))
         return source.pasted(whole, faces, weights, rows)
+
+
+def _is_picture(source: Given) -> bool:
+    if isinstance(source, np.ndarray):
+        return True
+    if isinstance(source, Clip) or not Path(source).is_file():
+        return False
+    try:
+        read_image(source)
+    except MediaError:
+        return False
+    return True
 
 
 def reordered(footage: Footage, order: Int64[np.ndarray, " t"]) -> Footage:

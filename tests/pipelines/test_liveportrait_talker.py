@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from src.datamodules.store import ClipStore
 from src.errors import CheckpointError, ConfigError, FaceError, FeatureError, MediaError
 from src.face.liveportrait_talker import cropped_rectangles
 from src.media import Provenance, probe, read_image, write_image, write_wav
@@ -299,6 +300,28 @@ def portrait(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("portrait") / "face.png"
     write_image(path, resize(read_image(SHARED / "data" / "images" / "s6.jpg"), (361, 361)))
     return str(path)
+
+
+def test_a_second_voice_finds_the_face_known(make, root, tmp_path, monkeypatch):
+    from src.pipelines import liveportrait_talker as pipelines
+
+    write_image(tmp_path / "face.png", ClipStore(root).clips[0].frames([0])[0])
+    asked, read = [], pipelines.read_footage
+
+    def counted(source, alignment, **options):
+        asked.append(options["needed"])
+        return pipelines.reordered(read(clip(root), alignment, **options), np.array([0]))
+
+    monkeypatch.setattr(pipelines, "read_footage", counted)
+    pipeline = make()
+    first = pipeline(tmp_path / "face.png", voice(3)).frames()
+    again = pipeline(tmp_path / "face.png", voice(5))
+    assert again.n_frames == 5
+    np.testing.assert_array_equal(pipeline(tmp_path / "face.png", voice(3)).frames(), first)
+    assert asked == [None]
+    write_image(tmp_path / "face.png", ClipStore(root).clips[1].frames([0])[0])
+    pipeline(tmp_path / "face.png", voice(3))
+    assert asked == [None, None]
 
 
 @needs_shared
