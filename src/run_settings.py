@@ -17,6 +17,7 @@ DEBUG = {
         "limit_train_batches": 1,
         "limit_val_batches": 1,
         "check_val_every_n_epoch": 1,
+        "precision": "32-true",  # processors without units for half precision take minutes for a step of it
     },
     "datamodule": {"batch_size": 2, "num_workers": 0},
 }

@@ -121,7 +121,8 @@ def test_every_experiment_takes_two_steps_in_debug_mode(name, store, tmp_path):
         + [
             f"model.{part}.{size}" for part in ("autoencoder", "landmark_autoencoder") for size in ("dim=32", "depth=1")
         ],
-        "moditalker_atom": ["features=log_mel", "features.hops=2", "features.n_mels=32", "net.audio_dim=64"]
+        "moditalker_atom": (["~features.model"] if name == "moditalker_atom_hdtf" else [])
+        + ["features=log_mel", "features.hops=2", "features.n_mels=32", "net.audio_dim=64"]
         + ["features.name=debug", "net.dim=32", "net.ff_dim=32", "net.n_layers=1", "datamodule.motion=null"],
         "liveportrait_talker": ["features=log_mel", "features.hops=2", "features.n_mels=32", "features.name=debug"]
         + ["datamodule.features=${features}", "net.n_coefficients=64", "net.width=32", "datamodule.lips=landmarks"],

@@ -58,8 +58,8 @@ def times_from(times: Sequence[int], n_timesteps: int, strength: float) -> tuple
 
 
 def noised(
-    clean: Float[Tensor, "b c n"], noise: Float[Tensor, "b c n"], alphas_cumprod: Float[Tensor, " t"], t: int
-) -> Float[Tensor, "b c n"]:
+    clean: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], alphas_cumprod: Float[Tensor, " t"], t: int
+) -> Float[Tensor, "*shape"]:
     """sqrt(ab_t) z_0 + sqrt(1 - ab_t) eps  (equation 4 of arXiv:2006.11239)."""
     ab = alphas_cumprod[t]
     return ab.sqrt() * clean + (1 - ab).sqrt() * noise

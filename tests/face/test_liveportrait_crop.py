@@ -24,9 +24,9 @@ from src.face.liveportrait_crop import (
     reference_points,
 )
 from src.media import VideoReader
-from src.model_files import model_path
 
-CLIPS = Path(os.environ.get("SHARED_DIR", "../shared")) / "data/clips"
+SHARED_DIR = Path(os.environ.get("SHARED_DIR", "../shared"))
+CLIPS, MODEL = SHARED_DIR / "data/clips", SHARED_DIR / "models/face_landmarker.task"
 
 
 def cloud(n: int = 203, t: int = 1, seed: int = 0) -> np.ndarray:
@@ -135,12 +135,12 @@ def test_eyes_are_as_open_as_by_the_original_points():
 @pytest.fixture(scope="module")
 def real_landmarks() -> dict[str, np.ndarray]:
     """The beginning of every real clip that shows a face."""
-    if not CLIPS.is_dir() or not model_path("face_landmarker.task").is_file():
+    if not CLIPS.is_dir() or not MODEL.is_file():
         pytest.skip("no clips or model")
     landmarks = {}
     for path in sorted(CLIPS.glob("*.mp4")):
         frames = VideoReader(path).read(np.arange(40))
-        with FaceTracker() as tracker:
+        with FaceTracker(model=MODEL) as tracker:
             faces = [tracker.track(frame) for frame in frames]
         if any(faces):  # s13.mp4 shows a person whose face is too small for the detector
             landmarks[path.stem] = stack_faces(faces)[0]
