@@ -44,6 +44,8 @@ def flat(value):
 
 def work(rank, store, out):
     torch.set_num_threads(1)  # the thread pool of the parent does not survive the fork
+    if dist.is_initialized():  # left by another test in the process that was forked
+        dist.destroy_process_group()
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     torch.manual_seed(0)
     values = {}
