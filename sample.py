@@ -77,9 +77,12 @@ def own_options(cfg: DictConfig) -> dict[str, object]:
     options = {
         key.removeprefix("pipeline."): OmegaConf.select(cfg, key) for key in given if key.startswith("pipeline.")
     }
-    if cfg.motion_ckpt is not None:
-        require_file(cfg.motion_ckpt, "motion_ckpt")
-        options["motion_ckpt"] = cfg.motion_ckpt
+    if cfg.motion_ckpt is not None and cfg.atom_ckpt is not None:
+        raise ConfigError("motion_ckpt and atom_ckpt are two names of one thing: give one of them.")
+    for name in ("motion_ckpt", "atom_ckpt"):
+        if cfg[name] is not None:
+            require_file(cfg[name], name)
+            options["motion_ckpt"] = cfg[name]
     if any(key.split(".")[0] == "features" for key in given):
         options["features"] = OmegaConf.to_container(cfg.features, resolve=True)
     return options

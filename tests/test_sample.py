@@ -83,6 +83,9 @@ def test_a_talking_video_with_sound_that_says_it_is_synthetic(folder):
         (["ckpt=last.ckpt", "source=store@clip0"], "driving"),
         (["ckpt=last.ckpt", "source=store@clip9", "driving=store@clip1"], "no clip 'clip9'"),
         (["ckpt=last.ckpt", "source=store@clip0", "driving=store@clip1", "out=x.avi"], ".mp4"),
+        (["ckpt=last.ckpt", "atom_ckpt=lost.ckpt", "source=a.png"], "atom_ckpt=lost.ckpt"),
+        (["ckpt=last.ckpt", "atom_ckpt=last.ckpt", "source=store@clip0", "audio=a.wav"], "is of landmark_driven"),
+        (["ckpt=last.ckpt", "atom_ckpt=a.ckpt", "motion_ckpt=b.ckpt"], "two names of one thing"),
     ],
 )
 def test_mistakes_end_in_one_sentence_and_leave_nothing(folder, overrides, says):
