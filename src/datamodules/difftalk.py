@@ -24,14 +24,14 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import default_collate
 
 from src.audio.windows import AudioEdges, audio_windows
 from src.datamodules.frames import lips_of_frames, masks_of_frames, points_of_frames, read_pictures
 from src.datamodules.latents import StoredLatents
-from src.datamodules.resumable import LoaderOptions, ResumableDataModule, limited
-from src.datamodules.speech_features import Features, check_features, clips_with_features, ensure_features
-from src.datamodules.store import Clip, ClipStore
+from src.datamodules.speech_features import Features, check_features
+from src.datamodules.store import Clip
+from src.datamodules.store_datamodule import ClipDataset, SplitOptions, StoreDataModule
 from src.errors import ConfigError, StoreError, require_choice, require_least
 from src.face.repainting import MaskRule
 
@@ -62,7 +62,7 @@ def reference_candidates(
     return frames[np.sort(farthest)], False
 
 
-class DiffTalkDataset(Dataset):
+class DiffTalkDataset(ClipDataset):
     """Random frames: a draw is determined by seed, epoch and row alone, whichever process makes it, before or after an interruption.
 
     Frames in which the detector saw no face are neither targets nor references.
@@ -237,7 +237,7 @@ def audio_window(offsets: Sequence[int]) -> tuple[int, int]:
     return int(offsets[0]), int(offsets[1])
 
 
-class DiffTalkDataModule(ResumableDataModule[DiffTalkDataset]):
+class DiffTalkDataModule(StoreDataModule[DiffTalkDataset]):
     """Training and validation frames of a clip store; order and resuming as `ResumableDataModule` has them.
 
     Args:
@@ -254,16 +254,15 @@ class DiffTalkDataModule(ResumableDataModule[DiffTalkDataset]):
         draws_per_clip: idem, for training.
         val_draws_per_clip: idem, for validation, the same frames in every epoch.
         redraw: idem, for training.
-        limit_clips: use only the first n clips of each split.
-        train_split: split of the store for training.
-        val_split: split of the store for validation.
         seed: of the order and of the draws.
-        loading: see `src.datamodules.resumable.LoaderOptions`.
+        loading: see `src.datamodules.store_datamodule.SplitOptions`.
 
     Raises:
         ConfigError: a setting that cannot be used.
         StoreError: the store or a split is missing, or features or latents do not fit.
     """
+
+    features: Features  # without them there are no samples
 
     def __init__(
         self,
@@ -281,23 +280,19 @@ class DiffTalkDataModule(ResumableDataModule[DiffTalkDataset]):
         draws_per_clip: int = 1,
         val_draws_per_clip: int = 1,
         redraw: bool = True,
-        limit_clips: int | None = None,
-        train_split: str = "train",
-        val_split: str = "validation",
         seed: int = 42,
-        **loading: Unpack[LoaderOptions],
+        **loading: Unpack[SplitOptions],
     ) -> None:
-        super().__init__(batch_size, seed=seed, **loading)
-        self.prepare_data_per_node = False  # the nodes of a cluster see one store
-        self.root = Path(root)
-        self.features = features
+        super().__init__(
+            root,
+            batch_size,
+            features=features,
+            train={"reference": reference, "draws_per_clip": draws_per_clip, "redraw": redraw},
+            val={"reference": "first", "draws_per_clip": val_draws_per_clip, "redraw": False},
+            seed=seed,
+            **loading,
+        )
         self.resolution = resolution
-        self.train_options: dict[str, Any] = {
-            "reference": reference,
-            "draws_per_clip": draws_per_clip,
-            "redraw": redraw,
-        }
-        self.val_options: dict[str, Any] = {"reference": "first", "draws_per_clip": val_draws_per_clip, "redraw": False}
         self.options: dict[str, Any] = {
             "audio_offsets": audio_offsets,
             "audio_edges": audio_edges,
@@ -306,30 +301,10 @@ class DiffTalkDataModule(ResumableDataModule[DiffTalkDataset]):
             "latents": latents,
             "seed": seed,
         }
-        self.limit_clips = limit_clips
-        self.train_split = train_split
-        self.val_split = val_split
 
-    def prepare_data(self) -> None:
-        """Extract the features that the store lacks."""
-        ensure_features(self.root, self.features)
-
-    def setup(self, stage: str | None = None) -> None:
-        """Read the store's tables and the shapes of the features; no video is opened."""
-        if stage in (None, "fit"):
-            self.train_dataset = self._dataset(self.train_split, **self.train_options)
-        if stage in (None, "fit", "validate"):
-            self.val_dataset = self._dataset(self.val_split, **self.val_options)
-
-    def _dataset(self, split: str, **options: Any) -> DiffTalkDataset:
-        clips = clips_with_features(ClipStore(self.root, split).clips, self.features)
-        return DiffTalkDataset(
-            limited(clips, self.limit_clips), self.features, self.resolution, **self.options, **options
-        )
-
-    def preview(self, n_samples: int) -> dict[str, Tensor]:
-        """The first validation items, of as many clips as possible, always with pictures."""
-        return self.val_dataset.batch(range(min(n_samples, len(self.val_dataset))))
+    def dataset(self, clips: Sequence[Clip], **options: Any) -> DiffTalkDataset:
+        """Frames with what repaints them."""
+        return DiffTalkDataset(clips, self.features, self.resolution, **self.options, **options)
 
     def preview_video(self, n_frames: int) -> dict[str, Tensor]:
         """The beginning of the first validation clip; see `DiffTalkDataset.window`."""

@@ -12,17 +12,16 @@ from typing import Any, Unpack
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
 
 from src.datamodules.frames import read_pictures
-from src.datamodules.resumable import LoaderOptions, ResumableDataModule, limited
-from src.datamodules.store import Clip, ClipStore
+from src.datamodules.store import Clip
+from src.datamodules.store_datamodule import ClipDataset, SplitOptions, StoreDataModule
 from src.errors import require_least
 
 Item = dict[str, Any]
 
 
-class DiffTalkAutoencoderDataset(Dataset):
+class DiffTalkAutoencoderDataset(ClipDataset):
     """Random frames, with or without a face: a draw is determined by seed, epoch and row alone.
 
     Args:
@@ -58,12 +57,8 @@ class DiffTalkAutoencoderDataset(Dataset):
         frame = int(rng.integers(clip.n_frames))
         return {"target": read_pictures(clip, [frame], self.resolution)[0], "index": row}
 
-    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The items at `indices`, collated."""
-        return default_collate([self[i] for i in indices])
 
-
-class DiffTalkAutoencoderDataModule(ResumableDataModule[DiffTalkAutoencoderDataset]):
+class DiffTalkAutoencoderDataModule(StoreDataModule[DiffTalkAutoencoderDataset]):
     """Training and validation frames of a clip store; order and resuming as `ResumableDataModule` has them.
 
     Args:
@@ -72,11 +67,8 @@ class DiffTalkAutoencoderDataModule(ResumableDataModule[DiffTalkAutoencoderDatas
         batch_size: training frames per process and step.
         draws_per_clip: training frames per clip and epoch.
         val_draws_per_clip: validation frames per clip, the same in every epoch.
-        limit_clips: use only the first n clips of each split.
-        train_split: split of the store for training.
-        val_split: split of the store for validation.
         seed: of the order and of the draws.
-        loading: see `src.datamodules.resumable.LoaderOptions`.
+        loading: see `src.datamodules.store_datamodule.SplitOptions`.
 
     Raises:
         ConfigError: a setting that cannot be used.
@@ -91,37 +83,22 @@ class DiffTalkAutoencoderDataModule(ResumableDataModule[DiffTalkAutoencoderDatas
         *,
         draws_per_clip: int = 1,
         val_draws_per_clip: int = 1,
-        limit_clips: int | None = None,
-        train_split: str = "train",
-        val_split: str = "validation",
         seed: int = 42,
-        **loading: Unpack[LoaderOptions],
+        **loading: Unpack[SplitOptions],
     ) -> None:
-        super().__init__(batch_size, seed=seed, **loading)
-        self.root = Path(root)
-        self.resolution = resolution
-        self.draws_per_clip = draws_per_clip
-        self.val_draws_per_clip = val_draws_per_clip
-        self.limit_clips = limit_clips
-        self.train_split = train_split
-        self.val_split = val_split
-
-    def setup(self, stage: str | None = None) -> None:
-        """Read the store's tables; no video is opened."""
-        if stage in (None, "fit"):
-            self.train_dataset = self._dataset(self.train_split, self.draws_per_clip, redraw=True)
-        if stage in (None, "fit", "validate"):
-            self.val_dataset = self._dataset(self.val_split, self.val_draws_per_clip, redraw=False)
-
-    def _dataset(self, split: str, draws_per_clip: int, *, redraw: bool) -> DiffTalkAutoencoderDataset:
-        clips = limited(ClipStore(self.root, split).clips, self.limit_clips)
-        return DiffTalkAutoencoderDataset(
-            clips, self.resolution, draws_per_clip=draws_per_clip, redraw=redraw, seed=self.seed
+        super().__init__(
+            root,
+            batch_size,
+            train={"draws_per_clip": draws_per_clip, "redraw": True},
+            val={"draws_per_clip": val_draws_per_clip, "redraw": False},
+            seed=seed,
+            **loading,
         )
+        self.resolution = resolution
 
-    def preview(self, n_samples: int) -> dict[str, Tensor]:
-        """The first validation frames, of as many clips as possible."""
-        return self.val_dataset.batch(range(min(n_samples, len(self.val_dataset))))
+    def dataset(self, clips: Sequence[Clip], **options: Any) -> DiffTalkAutoencoderDataset:
+        """Random frames."""
+        return DiffTalkAutoencoderDataset(clips, self.resolution, seed=self.seed, **options)
 
     def preview_video(self, n_frames: int) -> dict[str, Tensor]:
         """The beginning of the first validation clip: `target` (t, 3, h, w) uint8."""

@@ -22,11 +22,10 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset, default_collate
 
-from src.datamodules.resumable import LoaderOptions, ResumableDataModule, limited
-from src.datamodules.speech_features import Features, check_features, clips_with_features, ensure_features
-from src.datamodules.store import Clip, ClipStore
+from src.datamodules.speech_features import Features, check_features
+from src.datamodules.store import Clip
+from src.datamodules.store_datamodule import ClipDataset, SplitOptions, StoreDataModule
 from src.errors import StoreError, require_choice, require_least
 from src.face.landmarks import mouth_points, rescaled
 from src.media import resize
@@ -87,7 +86,7 @@ def scale_lips_as_original(
     return lips / (np.array([height, width]) / resolution).astype(np.float32)
 
 
-class DiffusedHeadsDataset(Dataset):
+class DiffusedHeadsDataset(ClipDataset):
     """Random frames: a draw is determined by seed, epoch and row alone, whichever process makes it, before or after an interruption.
 
     Args:
@@ -163,10 +162,6 @@ class DiffusedHeadsDataset(Dataset):
         target, identity = draw_frames(self.frames_of(clip), self.identity_frame, rng)
         return self.item(clip, target, identity) | {"index": row}
 
-    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The items at `indices`, collated."""
-        return default_collate([self[i] for i in indices])
-
     def frames_of(self, clip: Clip) -> Int64[np.ndarray, " n"]:
         """Frames that can be a target: those with features in which the detector saw the face."""
         n_frames = len(self._features_of(clip))
@@ -224,7 +219,7 @@ def pad_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return pad_sequence(list(features), batch_first=True), lengths
 
 
-class DiffusedHeadsDataModule(ResumableDataModule[DiffusedHeadsDataset]):
+class DiffusedHeadsDataModule(StoreDataModule[DiffusedHeadsDataset]):
     """Training and validation frames of a clip store; order and resuming as `ResumableDataModule` has them.
 
     Args:
@@ -240,15 +235,14 @@ class DiffusedHeadsDataModule(ResumableDataModule[DiffusedHeadsDataset]):
         aspect: idem.
         antialias: idem.
         original_lip_landmarks: idem.
-        limit_clips: use only the first n clips of each split.
-        train_split: split of the store for training.
-        val_split: split of the store for validation.
         seed: of the order and of the draws.
-        loading: see `src.datamodules.resumable.LoaderOptions`.
+        loading: see `src.datamodules.store_datamodule.SplitOptions`.
 
     Raises:
         StoreError: the store or a split is missing, or features do not fit.
     """
+
+    features: Features  # without them there are no samples
 
     def __init__(
         self,
@@ -265,19 +259,19 @@ class DiffusedHeadsDataModule(ResumableDataModule[DiffusedHeadsDataset]):
         aspect: Aspect = "square",
         antialias: bool = True,
         original_lip_landmarks: bool = False,
-        limit_clips: int | None = None,
-        train_split: str = "train",
-        val_split: str = "validation",
         seed: int = 42,
-        **loading: Unpack[LoaderOptions],
+        **loading: Unpack[SplitOptions],
     ) -> None:
-        super().__init__(batch_size, seed=seed, **loading)
-        self.prepare_data_per_node = False  # the nodes of a cluster see one store
-        self.root = Path(root)
-        self.features = features
+        super().__init__(
+            root,
+            batch_size,
+            features=features,
+            train={"identity_frame": identity_frame, "draws_per_clip": draws_per_clip},
+            val={"identity_frame": "first", "draws_per_clip": val_draws_per_clip, "redraw": False},
+            seed=seed,
+            **loading,
+        )
         self.resolution = resolution
-        self.train_options: dict[str, Any] = {"identity_frame": identity_frame, "draws_per_clip": draws_per_clip}
-        self.val_options: dict[str, Any] = {"identity_frame": "first", "draws_per_clip": val_draws_per_clip}
         self.options: dict[str, Any] = {
             "n_motion_frames": n_motion_frames,
             "audio_radius": audio_radius,
@@ -286,30 +280,10 @@ class DiffusedHeadsDataModule(ResumableDataModule[DiffusedHeadsDataset]):
             "original_lip_landmarks": original_lip_landmarks,
             "seed": seed,
         }
-        self.limit_clips = limit_clips
-        self.train_split = train_split
-        self.val_split = val_split
 
-    def prepare_data(self) -> None:
-        """Extract the features that the store lacks."""
-        ensure_features(self.root, self.features)
-
-    def setup(self, stage: str | None = None) -> None:
-        """Read the store's tables and the shapes of the features; no video is opened."""
-        if stage in (None, "fit"):
-            self.train_dataset = self._dataset(self.train_split, **self.train_options)
-        if stage in (None, "fit", "validate"):
-            self.val_dataset = self._dataset(self.val_split, **self.val_options, redraw=False)
-
-    def _dataset(self, split: str, **options: Any) -> DiffusedHeadsDataset:
-        clips = clips_with_features(ClipStore(self.root, split).clips, self.features)
-        return DiffusedHeadsDataset(
-            limited(clips, self.limit_clips), self.features, self.resolution, **self.options, **options
-        )
-
-    def preview(self, n_samples: int) -> dict[str, Tensor]:
-        """The first validation items: of as many clips as possible."""
-        return self.val_dataset.batch(range(min(n_samples, len(self.val_dataset))))
+    def dataset(self, clips: Sequence[Clip], **options: Any) -> DiffusedHeadsDataset:
+        """Frames with what came before them and the sound around."""
+        return DiffusedHeadsDataset(clips, self.features, self.resolution, **self.options, **options)
 
     def preview_video(self, n_frames: int) -> dict[str, Tensor]:
         """The beginning of the first validation clip; see `DiffusedHeadsDataset.window`."""

@@ -20,10 +20,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
 
-from src.datamodules.resumable import LoaderOptions, ResumableDataModule, limited
-from src.datamodules.store import Clip, ClipStore
+from src.datamodules.store import Clip
+from src.datamodules.store_datamodule import ClipDataset, SplitOptions, StoreDataModule
 from src.errors import StoreError, require_choice
 from src.face.drawing import draw_landmarks
 from src.face.landmarks import rescaled, simplified
@@ -73,7 +72,7 @@ def _to_tensor(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "3 h w"]:
     return torch.from_numpy(image).permute(2, 0, 1).contiguous()
 
 
-class LandmarkDrivenDataset(Dataset):
+class LandmarkDrivenDataset(ClipDataset):
     """One item per kept frame; the items of all clips take turns, so that the first n items show as many clips as possible.
 
     Args:
@@ -135,10 +134,6 @@ class LandmarkDrivenDataset(Dataset):
             "index": row,
         }
 
-    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The items at `indices`, collated."""
-        return default_collate([self[i] for i in indices])
-
     def window(self, clip: Clip, n_frames: int) -> dict[str, Tensor]:
         """The first `n_frames` frames of a clip as a batch without `index`, reference frame 0."""
         frames = range(min(n_frames, clip.n_frames))
@@ -175,7 +170,7 @@ def _spread(frames: np.ndarray, limit: int | None) -> np.ndarray:
     return frames[np.linspace(0, len(frames) - 1, limit).round().astype(np.int64)]
 
 
-class LandmarkDrivenDataModule(ResumableDataModule[LandmarkDrivenDataset]):
+class LandmarkDrivenDataModule(StoreDataModule[LandmarkDrivenDataset]):
     """Training and validation frames of a clip store; order and resuming as `ResumableDataModule` has them.
 
     Args:
@@ -186,11 +181,8 @@ class LandmarkDrivenDataModule(ResumableDataModule[LandmarkDrivenDataset]):
         reference: idem, for training; validation always has the first frame.
         frames_per_clip: idem, for training.
         val_frames_per_clip: idem, for validation.
-        limit_clips: use only the first n clips of each split.
-        train_split: split of the store for training.
-        val_split: split of the store for validation.
         seed: of the order and of random references.
-        loading: see `src.datamodules.resumable.LoaderOptions`.
+        loading: see `src.datamodules.store_datamodule.SplitOptions`.
 
     Raises:
         StoreError: the store or a split is missing, or no frame is kept.
@@ -206,48 +198,23 @@ class LandmarkDrivenDataModule(ResumableDataModule[LandmarkDrivenDataset]):
         reference: Literal["first", "random"] = "first",
         frames_per_clip: int | None = None,
         val_frames_per_clip: int | None = None,
-        limit_clips: int | None = None,
-        train_split: str = "train",
-        val_split: str = "validation",
         seed: int = 42,
-        **loading: Unpack[LoaderOptions],
+        **loading: Unpack[SplitOptions],
     ) -> None:
-        super().__init__(batch_size, seed=seed, **loading)
-        self.root = Path(root)
+        super().__init__(
+            root,
+            batch_size,
+            train={"reference": reference, "frames_per_clip": frames_per_clip, "seed": seed},
+            val={"frames_per_clip": val_frames_per_clip},
+            seed=seed,
+            **loading,
+        )
         self.resolution = resolution
         self.selection = selection
-        self.reference: Literal["first", "random"] = reference
-        self.frames_per_clip = frames_per_clip
-        self.val_frames_per_clip = val_frames_per_clip
-        self.limit_clips = limit_clips
-        self.train_split = train_split
-        self.val_split = val_split
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read the store's tables; no video is opened."""
-        if stage in (None, "fit"):
-            self.train_dataset = LandmarkDrivenDataset(
-                self._clips(self.train_split),
-                self.resolution,
-                selection=self.selection,
-                reference=self.reference,
-                frames_per_clip=self.frames_per_clip,
-                seed=self.seed,
-            )
-        if stage in (None, "fit", "validate"):
-            self.val_dataset = LandmarkDrivenDataset(
-                self._clips(self.val_split),
-                self.resolution,
-                selection=self.selection,
-                frames_per_clip=self.val_frames_per_clip,
-            )
-
-    def _clips(self, split: str) -> Sequence[Clip]:
-        return limited(ClipStore(self.root, split).clips, self.limit_clips)
-
-    def preview(self, n_samples: int) -> dict[str, Tensor]:
-        """The first validation items: of as many clips as possible."""
-        return self.val_dataset.batch(range(min(n_samples, len(self.val_dataset))))
+    def dataset(self, clips: Sequence[Clip], **options: Any) -> LandmarkDrivenDataset:
+        """Frames that the selection keeps."""
+        return LandmarkDrivenDataset(clips, self.resolution, selection=self.selection, **options)
 
     def preview_video(self, n_frames: int) -> dict[str, Tensor]:
         """The beginning of the first validation clip, frame 0 as reference."""

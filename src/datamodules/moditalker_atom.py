@@ -22,11 +22,10 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
 
-from src.datamodules.resumable import LoaderOptions, ResumableDataModule, limited
-from src.datamodules.speech_features import Features, check_features, clips_with_features, ensure_features
-from src.datamodules.store import Clip, ClipStore
+from src.datamodules.speech_features import Features, check_features
+from src.datamodules.store import Clip
+from src.datamodules.store_datamodule import ClipDataset, SplitOptions, StoreDataModule
 from src.errors import StoreError, require_choice, require_least
 from src.face.landmarks import to_ibug68
 from src.face.moditalker_atom import N_VALUES, fit_heads, frontal_points, neutral_face, to_network
@@ -45,7 +44,7 @@ def frontal_motion(landmarks: Float32[np.ndarray, "t n 3"]) -> Float32[np.ndarra
     return to_network(frontal_points(points, fit_heads(points)), neutral_face())
 
 
-class AToMDataset(Dataset):
+class AToMDataset(ClipDataset):
     """Random windows: a draw is determined by seed, epoch and row alone, whichever process makes it, before or after an interruption.
 
     Args:
@@ -104,10 +103,6 @@ class AToMDataset(Dataset):
         start = int(rng.integers(last + 1))
         return self.item(clip, start, self.reference_of(clip, start, rng)) | {"index": row}
 
-    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The items at `indices`, collated."""
-        return default_collate([self[i] for i in indices])
-
     def item(self, clip: Clip, start: int, reference: int) -> Item:
         """The window of a clip from frame `start` on, counted from its frame `reference`; without `index`."""
         frames = slice(start, min(start + self.window, self.length_of(clip)))
@@ -165,7 +160,7 @@ class AToMDataset(Dataset):
         return out
 
 
-class AToMDataModule(ResumableDataModule[AToMDataset]):
+class AToMDataModule(StoreDataModule[AToMDataset]):
     """Training and validation windows of a clip store; order and resuming as `ResumableDataModule` has them.
 
     Args:
@@ -177,16 +172,15 @@ class AToMDataModule(ResumableDataModule[AToMDataset]):
         reference: idem, for training; validation has the first frame.
         draws_per_clip: idem, for training.
         val_draws_per_clip: idem, for validation, the same windows in every epoch.
-        limit_clips: use only the first n clips of each split.
-        train_split: split of the store for training.
-        val_split: split of the store for validation.
         seed: of the order and of the draws.
-        loading: see `src.datamodules.resumable.LoaderOptions`.
+        loading: see `src.datamodules.store_datamodule.SplitOptions`.
 
     Raises:
         ConfigError: a setting that cannot be used.
         StoreError: the store or a split is missing, or features do not fit.
     """
+
+    features: Features  # without them there are no samples
 
     def __init__(
         self,
@@ -199,42 +193,24 @@ class AToMDataModule(ResumableDataModule[AToMDataset]):
         reference: ReferenceFace = "random",
         draws_per_clip: int = 1,
         val_draws_per_clip: int = 1,
-        limit_clips: int | None = None,
-        train_split: str = "train",
-        val_split: str = "validation",
         seed: int = 42,
-        **loading: Unpack[LoaderOptions],
+        **loading: Unpack[SplitOptions],
     ) -> None:
-        super().__init__(batch_size, seed=seed, **loading)
-        self.prepare_data_per_node = False  # the nodes of a cluster see one store
-        self.root = Path(root)
-        self.features = features
+        super().__init__(
+            root,
+            batch_size,
+            features=features,
+            train={"reference": reference, "draws_per_clip": draws_per_clip},
+            val={"reference": "first", "draws_per_clip": val_draws_per_clip, "redraw": False},
+            seed=seed,
+            **loading,
+        )
         self.window = window
-        self.train_options: dict[str, Any] = {"reference": reference, "draws_per_clip": draws_per_clip}
-        self.val_options: dict[str, Any] = {"reference": "first", "draws_per_clip": val_draws_per_clip, "redraw": False}
-        self.options: dict[str, Any] = {"motion": motion, "seed": seed}
-        self.limit_clips = limit_clips
-        self.train_split = train_split
-        self.val_split = val_split
+        self.motion = motion
 
-    def prepare_data(self) -> None:
-        """Extract the speech features that the store lacks."""
-        ensure_features(self.root, self.features)
-
-    def setup(self, stage: str | None = None) -> None:
-        """Read the store's tables and the shapes of the features."""
-        if stage in (None, "fit"):
-            self.train_dataset = self._dataset(self.train_split, **self.train_options)
-        if stage in (None, "fit", "validate"):
-            self.val_dataset = self._dataset(self.val_split, **self.val_options)
-
-    def _dataset(self, split: str, **options: Any) -> AToMDataset:
-        clips = clips_with_features(ClipStore(self.root, split).clips, self.features)
-        return AToMDataset(limited(clips, self.limit_clips), self.features, self.window, **self.options, **options)
-
-    def preview(self, n_samples: int) -> dict[str, Tensor]:
-        """The first validation items, of as many clips as possible."""
-        return self.val_dataset.batch(range(min(n_samples, len(self.val_dataset))))
+    def dataset(self, clips: Sequence[Clip], **options: Any) -> AToMDataset:
+        """Windows of motion with their sound."""
+        return AToMDataset(clips, self.features, self.window, motion=self.motion, seed=self.seed, **options)
 
     def preview_clips(self, n_clips: int) -> list[dict[str, Tensor]]:
         """The first validation clips, whole; see `AToMDataset.whole`."""

@@ -17,18 +17,18 @@ With latents that were computed beforehand (`src.datamodules.clip_latents`), `la
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import default_collate
 
 from src.datamodules.clip_latents import StoredClipLatents
 from src.datamodules.frames import read_pictures
-from src.datamodules.resumable import ResumableDataModule, limited
-from src.datamodules.store import Clip, ClipStore
+from src.datamodules.store import Clip
+from src.datamodules.store_datamodule import ClipDataset, SplitOptions, StoreDataModule
 from src.errors import StoreError, require_choice, require_least
 from src.face.landmarks import rescaled, to_ibug68
 from src.face.moditalker_mtov import CANVAS, DOT_RADIUS, dots, mask_rows, without_lower_face
@@ -77,7 +77,7 @@ def long_enough(clips: Sequence[Clip], frames: int) -> list[Clip]:
     return kept
 
 
-class MToVDataset(Dataset):
+class MToVDataset(ClipDataset):
     """Random windows: a draw is determined by seed, epoch and row alone, whichever process makes it, before or after an interruption.
 
     Args:
@@ -189,7 +189,7 @@ class MToVDataset(Dataset):
         }
 
 
-class MToVDataModule(ResumableDataModule[MToVDataset]):
+class MToVDataModule(StoreDataModule[MToVDataset]):
     """Training and validation windows of a clip store; order and resuming as `ResumableDataModule` has them.
 
     Args:
@@ -197,20 +197,13 @@ class MToVDataModule(ResumableDataModule[MToVDataset]):
         resolution: see `MToVDataset`.
         frames: idem.
         batch_size: training windows per process and step.
-        val_batch_size: validation windows per process and step; None: `batch_size`.
-        num_workers: processes that decode.
-        persistent_workers: keep them between epochs.
-        pin_memory: page-locked batches, for GPUs.
-        prefetch_factor: batches that each worker prepares ahead.
         reference: see `MToVDataset`, for training; validation has a random frame.
         previous: idem.
         latents: idem, for training and for the loss of validation.
         draws_per_clip: idem, for training.
         val_draws_per_clip: idem, for validation, the same windows in every epoch.
-        limit_clips: use only the first n clips of each split.
-        train_split: split of the store for training.
-        val_split: split of the store for validation.
         seed: of the order and of the draws.
+        loading: see `src.datamodules.store_datamodule.SplitOptions`.
 
     Raises:
         ConfigError: a setting that cannot be used.
@@ -224,55 +217,34 @@ class MToVDataModule(ResumableDataModule[MToVDataset]):
         frames: int = 16,
         batch_size: int = 4,
         *,
-        val_batch_size: int | None = None,
-        num_workers: int = 0,
-        persistent_workers: bool = True,
-        pin_memory: bool = True,
-        prefetch_factor: int = 2,
         reference: ReferenceFrame = "random",
         previous: bool = False,
         latents: str | None = None,
         draws_per_clip: int = 1,
         val_draws_per_clip: int = 1,
-        limit_clips: int | None = None,
-        train_split: str = "train",
-        val_split: str = "validation",
         seed: int = 42,
+        **loading: Unpack[SplitOptions],
     ) -> None:
         super().__init__(
+            root,
             batch_size,
-            val_batch_size=val_batch_size,
-            num_workers=num_workers,
-            persistent_workers=persistent_workers,
-            pin_memory=pin_memory,
-            prefetch_factor=prefetch_factor,
+            train={"reference": reference, "draws_per_clip": draws_per_clip, "redraw": True},
+            val={"reference": "random", "draws_per_clip": val_draws_per_clip, "redraw": False},
             seed=seed,
+            **loading,
         )
-        self.root = Path(root)
         self.resolution, self.frames = resolution, frames
         self.options: dict[str, Any] = {"previous": previous, "latents": latents, "seed": seed}
-        self.reference: ReferenceFrame = reference
-        self.draws_per_clip, self.val_draws_per_clip = draws_per_clip, val_draws_per_clip
-        self.limit_clips = limit_clips
-        self.train_split, self.val_split = train_split, val_split
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read the store's tables; no video is opened."""
-        if stage in (None, "fit"):
-            self.train_dataset = self._dataset(self.train_split, self.draws_per_clip, self.reference, redraw=True)
-        if stage in (None, "fit", "validate"):
-            self.val_dataset = self._dataset(self.val_split, self.val_draws_per_clip, "random", redraw=False)
-
-    def _dataset(self, split: str, draws_per_clip: int, reference: ReferenceFrame, *, redraw: bool) -> MToVDataset:
-        clips = limited(ClipStore(self.root, split).clips, self.limit_clips)
-        draws: dict[str, Any] = {"draws_per_clip": draws_per_clip, "redraw": redraw}
-        return MToVDataset(clips, self.resolution, self.frames, reference=reference, **draws, **self.options)
+    def dataset(self, clips: Sequence[Clip], **options: Any) -> MToVDataset:
+        """Windows with what makes them."""
+        return MToVDataset(clips, self.resolution, self.frames, **self.options, **options)
 
     def preview(self, n_samples: int) -> dict[str, Tensor]:
         """The first validation windows, of as many clips as possible, and what is in the middle of them: `middle` (b, 3, h, w) uint8,
         `middle_landmarks`.
         """
-        batch = self.val_dataset.batch(range(min(n_samples, len(self.val_dataset))))
+        batch = super().preview(n_samples)
         middle = self.frames // 2
         return {**batch, "middle": batch["target"][:, middle], "middle_landmarks": batch["landmarks"][:, middle]}
 

@@ -8,23 +8,22 @@ A batch is a dictionary of
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
 
 from src.datamodules.frames import read_pictures
 from src.datamodules.moditalker_mtov import ibug_points, landmark_pictures, long_enough
-from src.datamodules.resumable import ResumableDataModule, limited
-from src.datamodules.store import Clip, ClipStore
+from src.datamodules.store import Clip
+from src.datamodules.store_datamodule import ClipDataset, SplitOptions, StoreDataModule
 from src.errors import require_choice, require_least
 
 Content = Literal["faces", "landmarks"]
 
 
-class MToVAutoencoderDataset(Dataset):
+class MToVAutoencoderDataset(ClipDataset):
     """Random windows: a draw is determined by seed, epoch and row alone.
 
     Args:
@@ -79,12 +78,8 @@ class MToVAutoencoderDataset(Dataset):
             return read_pictures(clip, frames, self.resolution)
         return landmark_pictures(ibug_points(clip.landmarks[frames], clip.size, self.resolution), self.resolution)
 
-    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The items at `indices`, collated."""
-        return default_collate([self[i] for i in indices])
 
-
-class MToVAutoencoderDataModule(ResumableDataModule[MToVAutoencoderDataset]):
+class MToVAutoencoderDataModule(StoreDataModule[MToVAutoencoderDataset]):
     """Training and validation windows of a clip store; order and resuming as `ResumableDataModule` has them.
 
     Args:
@@ -93,17 +88,10 @@ class MToVAutoencoderDataModule(ResumableDataModule[MToVAutoencoderDataset]):
         frames: idem.
         content: idem.
         batch_size: training windows per process and step.
-        val_batch_size: validation windows per process and step; None: `batch_size`.
-        num_workers: processes that decode.
-        persistent_workers: keep them between epochs.
-        pin_memory: page-locked batches, for GPUs.
-        prefetch_factor: batches that each worker prepares ahead.
         draws_per_clip: training windows per clip and epoch.
         val_draws_per_clip: validation windows per clip, the same in every epoch.
-        limit_clips: use only the first n clips of each split.
-        train_split: split of the store for training.
-        val_split: split of the store for validation.
         seed: of the order and of the draws.
+        loading: see `src.datamodules.store_datamodule.SplitOptions`.
 
     Raises:
         ConfigError: a setting that cannot be used.
@@ -118,51 +106,33 @@ class MToVAutoencoderDataModule(ResumableDataModule[MToVAutoencoderDataset]):
         content: Content = "faces",
         batch_size: int = 1,
         *,
-        val_batch_size: int | None = None,
-        num_workers: int = 0,
-        persistent_workers: bool = True,
-        pin_memory: bool = True,
-        prefetch_factor: int = 2,
         draws_per_clip: int = 1,
         val_draws_per_clip: int = 1,
-        limit_clips: int | None = None,
-        train_split: str = "train",
-        val_split: str = "validation",
         seed: int = 42,
+        **loading: Unpack[SplitOptions],
     ) -> None:
         super().__init__(
+            root,
             batch_size,
-            val_batch_size=val_batch_size,
-            num_workers=num_workers,
-            persistent_workers=persistent_workers,
-            pin_memory=pin_memory,
-            prefetch_factor=prefetch_factor,
+            train={"draws_per_clip": draws_per_clip, "redraw": True},
+            val={"draws_per_clip": val_draws_per_clip, "redraw": False},
             seed=seed,
+            **loading,
         )
-        self.root = Path(root)
         self.resolution, self.frames = resolution, frames
         self.content: Content = content
-        self.draws_per_clip, self.val_draws_per_clip = draws_per_clip, val_draws_per_clip
-        self.limit_clips = limit_clips
-        self.train_split, self.val_split = train_split, val_split
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read the store's tables; no video is opened."""
-        if stage in (None, "fit"):
-            self.train_dataset = self._dataset(self.train_split, self.draws_per_clip, redraw=True)
-        if stage in (None, "fit", "validate"):
-            self.val_dataset = self._dataset(self.val_split, self.val_draws_per_clip, redraw=False)
-
-    def _dataset(self, split: str, draws_per_clip: int, *, redraw: bool) -> MToVAutoencoderDataset:
-        clips = limited(ClipStore(self.root, split).clips, self.limit_clips)
-        options: dict[str, Any] = {"draws_per_clip": draws_per_clip, "redraw": redraw, "seed": self.seed}
-        return MToVAutoencoderDataset(clips, self.resolution, self.frames, content=self.content, **options)
+    def dataset(self, clips: Sequence[Clip], **options: Any) -> MToVAutoencoderDataset:
+        """Random windows."""
+        return MToVAutoencoderDataset(
+            clips, self.resolution, self.frames, content=self.content, seed=self.seed, **options
+        )
 
     def preview(self, n_samples: int) -> dict[str, Tensor]:
         """The first validation windows, of as many clips as possible: `target` (b, 3, h, w) uint8 is what their middle frames look like,
         `clip` (b, t, 3, h, w) the windows.
         """
-        windows = self.val_dataset.batch(range(min(n_samples, len(self.val_dataset))))
+        windows = super().preview(n_samples)
         return {"target": windows["target"][:, self.frames // 2], "clip": windows["target"]}
 
     def preview_video(self, n_frames: int) -> dict[str, Tensor]:
