@@ -32,6 +32,7 @@ from src.datamodules.store_datamodule import ClipDataset, SplitOptions, StoreDat
 from src.errors import StoreError, require_choice, require_least
 from src.face.landmarks import rescaled, to_ibug68
 from src.face.moditalker_mtov import CANVAS, DOT_RADIUS, dots, mask_rows, without_lower_face
+from src.media import resize
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +49,14 @@ def ibug_points(
 
 
 def landmark_pictures(points: Float[np.ndarray, "t 68 2"], resolution: int) -> UInt8[Tensor, "t 3 h w"]:
-    """Dots at points in pixels of frames of side `resolution`, as large as the original's on its canvas."""
-    radius = max(1, round(DOT_RADIUS * resolution / CANVAS))
-    return _tensor(dots(points, resolution, resolution, radius))
+    """Dots at points in pixels of frames of side `resolution`, as large beside the face as the original's.
+
+    Smaller pictures than the original's canvas are drawn on it and made smaller: the dots are soft, and their places finer than a pixel.
+    """
+    if resolution >= CANVAS:
+        return _tensor(dots(points, resolution, resolution, round(DOT_RADIUS * resolution / CANVAS)))
+    on_canvas = (points + 0.5) * (CANVAS / resolution) - 0.5
+    return _tensor(resize(dots(on_canvas, CANVAS), (resolution, resolution)))
 
 
 def masked_pictures(
