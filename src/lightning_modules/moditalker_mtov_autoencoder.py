@@ -6,10 +6,11 @@ Symbols: x clip, x' its reconstruction, D2 and D3 the discriminators of frames a
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -18,7 +19,7 @@ from torchmetrics import MeanMetric
 
 from src.checkpoint import load
 from src.diffusion.pixels import to_signed, to_uint8, to_unit
-from src.errors import CheckpointError, ConfigError, require_least
+from src.errors import CheckpointError, ConfigError, require_choice, require_least
 from src.lightning_modules.optimization import (
     OptimizerFactory,
     SchedulerFactory,
@@ -43,6 +44,7 @@ METHOD = "moditalker_mtov_autoencoder"
 Batch = Mapping[str, Tensor]
 Clips = Float[Tensor, "b t 3 h w"]
 Phase = Literal["autoencoder", "discriminator"]
+Reconstruction = Literal["l1", "l2"]
 
 
 def phase_of(batch: int, disc_start: int, accumulate: int = 1) -> Phase:
@@ -74,6 +76,7 @@ class MToVAutoencoder(pl.LightningModule):
         disc_optimizer: of both discriminators; None: `optimizer`.
         lr_scheduler: partial, of the autoencoder's learning rate over its steps; None: constant, as the original.
         reconstruction_weight: see above.
+        reconstruction: `l1`, see above, or `l2`, mean (x - x')^2: the median of a pixel that a dot seldom covers is black, its mean is not.
         perceptual_weight: of LPIPS; 0: trains without its weights.
         feature_weight: see above.
         disc_start: optimiser steps before the discriminators count and learn; -1: never.
@@ -99,6 +102,7 @@ class MToVAutoencoder(pl.LightningModule):
         lr_scheduler: SchedulerFactory | None = None,
         *,
         reconstruction_weight: float = 4.0,
+        reconstruction: Reconstruction = "l1",
         perceptual_weight: float = 4.0,
         feature_weight: float = 4.0,
         disc_start: int = -1,
@@ -119,6 +123,7 @@ class MToVAutoencoder(pl.LightningModule):
                 f"model.eval_fvd=true: FVD needs windows of {MIN_FRAMES} frames, these have {net.frames}."
             )
         require_least("model.accumulate", accumulate, 1)
+        require_choice("model.reconstruction", reconstruction, get_args(Reconstruction))
         self.automatic_optimization = False
         self.net: TriplaneAutoencoder = net
         self.frame_discriminator = frame_discriminator
@@ -129,6 +134,7 @@ class MToVAutoencoder(pl.LightningModule):
         self.disc_optimizer = disc_optimizer or optimizer
         self.lr_scheduler = lr_scheduler
         self.reconstruction_weight = reconstruction_weight
+        self.reconstruction: Reconstruction = reconstruction
         self.perceptual_weight = perceptual_weight
         self.feature_weight = feature_weight
         self.disc_start = disc_start
@@ -189,11 +195,16 @@ class MToVAutoencoder(pl.LightningModule):
             reconstructed: x'.
             chosen: number of the frame that LPIPS sees.
         """
-        terms = {"rec": self.reconstruction_weight * (video - reconstructed).abs().mean()}
+        terms = {"rec": self._reconstruction_error(video, reconstructed)}
         for distance in self._perceptual:
             pair = distance(_frame(video, chosen), _frame(reconstructed, chosen))
             terms["perceptual"] = self.perceptual_weight * pair.mean()
         return terms
+
+    def _reconstruction_error(self, video: Clips, reconstructed: Clips) -> Float[Tensor, ""]:
+        """Weighted."""
+        error = F.l1_loss if self.reconstruction == "l1" else F.mse_loss
+        return self.reconstruction_weight * error(reconstructed, video)
 
     def generator_terms(self, video: Clips, reconstructed: Clips, chosen: Int64[Tensor, " b"]) -> dict[str, Tensor]:
         """`gen`, what the discriminators say, and `features`, weighted, how differently they see x and x'."""
@@ -289,7 +300,7 @@ class MToVAutoencoder(pl.LightningModule):
             return
         signed = to_signed(video)
         reconstructed = self.net(signed)
-        self.val_loss.update(self.reconstruction_weight * (signed - reconstructed).abs().mean(), weight=len(video))
+        self.val_loss.update(self._reconstruction_error(signed, reconstructed), weight=len(video))
         made, real = to_unit(reconstructed).flatten(0, 1), video.flatten(0, 1)
         self.val_psnr.update(made, real)
         self.val_ssim.update(made, real)
