@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from src.checkpoint import save_safetensors
-from src.datamodules.moditalker_mtov import MToVDataModule, MToVDataset
+from src.datamodules.moditalker_mtov import MToVDataModule, MToVDataset, landmark_pictures
 from src.datamodules.moditalker_mtov_autoencoder import MToVAutoencoderDataModule
 from src.datamodules.preprocessing.clip_latents import read_autoencoders, write_clip_latents
 from src.datamodules.store import ClipStore
 from src.diffusion.pixels import to_signed
 from src.errors import CheckpointError, ConfigError, StoreError
+from src.face.moditalker_mtov import dots
 from src.nn.moditalker_mtov import TriplaneAutoencoder
 from tests.mtov import AUTOENCODER, FRAMES, SIDE
 from tests.stores import write_pattern_store
@@ -39,7 +40,9 @@ def test_a_window_has_its_landmarks_and_no_lower_face(root):
     for t, row in enumerate(rows):
         assert torch.equal(item["masked"][t, :, :row], item["target"][t, :, :row])
         assert not item["masked"][t, :, row:].any()
-    assert set(item["landmarks"].unique().tolist()) == {0, 255}
+    drawn = landmark_pictures(dataset.points(clip, np.arange(3, 7)), SIDE)
+    assert torch.equal(item["landmarks"], drawn)
+    assert drawn.any()
     assert torch.equal(dataset.item(clip, 9 - FRAMES + 1, 0)["target"][-1], item["reference"])
 
 
@@ -68,6 +71,16 @@ def test_the_window_before_is_there_or_black(root):
     assert torch.equal(late["previous"], dataset.item(clip, 2, 0)["target"])
 
 
+def test_dots_of_small_pictures_lie_between_pixels_and_large_ones_are_the_originals():
+    points = np.full((1, 68, 2), 20.0)
+    moved = [landmark_pictures(points + shift, 64)[0, 0].double() for shift in (0.0, 0.25, 0.5)]
+    columns = torch.arange(64.0, dtype=torch.float64)
+    centres = [float((picture.sum(dim=0) * columns).sum() / picture.sum()) for picture in moved]
+    assert np.allclose(centres, [20.0, 20.25, 20.5], atol=0.15)
+    assert centres[0] < centres[1] < centres[2]
+    assert np.array_equal(landmark_pictures(points, 256)[0].permute(1, 2, 0).numpy(), dots(points, 256)[0])
+
+
 def test_clips_that_are_too_short_are_left_out(root):
     clips = ClipStore(root).clips
     with pytest.raises(StoreError, match=r"None of the 4 clips of .* has 12 frames: prepare longer clips"):
@@ -85,7 +98,9 @@ def test_autoencoders_see_faces_or_landmarks(root):
         assert shown[content]["clip"].shape == (2, FRAMES, 3, SIDE, SIDE)
         assert torch.equal(shown[content]["target"], shown[content]["clip"][:, FRAMES // 2])
         assert len(module.preview_video(10)["target"]) == 8  # whole windows
-    assert set(shown["landmarks"]["clip"].unique().tolist()) == {0, 255}
+    grey = shown["landmarks"]["clip"]
+    assert torch.equal(grey, grey[:, :, :1].expand_as(grey))
+    assert grey.any()
     assert not torch.equal(shown["faces"]["clip"], shown["landmarks"]["clip"])
 
 

@@ -68,6 +68,16 @@ def test_networks_take_turns_from_the_start_step_on():
     assert {phase_of(n, disc_start=-1) for n in range(50)} == {"autoencoder"}
 
 
+def test_errors_count_as_they_are_or_squared():
+    video, off = torch.zeros(1, FRAMES, 3, SIDE, SIDE), torch.full((1, FRAMES, 3, SIDE, SIDE), 0.5)
+    chosen = torch.zeros(1, dtype=torch.int64)
+    for name, expected in (("l1", 2.0), ("l2", 1.0)):
+        terms = autoencoder(reconstruction=name).reconstruction_terms(video, off, chosen)
+        assert float(terms["rec"]) == pytest.approx(expected)
+    with pytest.raises(ConfigError, match="model.reconstruction=l3"):
+        autoencoder(reconstruction="l3")
+
+
 def test_it_learns_to_reconstruct(root, tmp_path):
     model, data = autoencoder(), autoencoder_data(root)
     first = trainer(tmp_path).validate(model, data, verbose=False)[0]
