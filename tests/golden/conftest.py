@@ -54,10 +54,24 @@ class GoldenCase:
 
     @cached_property
     def weights(self) -> dict[str, torch.Tensor]:
-        """Stored weights, or those of the case named by `weights_from`; empty where the recipe of the JSON makes them."""
-        if other := self.meta.get("weights_from"):
-            return load_case(self.path.with_name(other + ".json")).weights
-        return self.group("weight")
+        """Stored weights, with those of the case named by `weights_from`; empty where the recipe of the JSON makes them."""
+        shared: dict[str, torch.Tensor] = {}
+        if named := self.shares():
+            other, prefix = named
+            shared = {k.removeprefix(prefix): v for k, v in other.weights.items() if k.startswith(prefix)}
+        return shared | self.group("weight")
+
+    def shares(self) -> tuple["GoldenCase", str] | None:
+        """The case that `weights_from` names, and what stands before its names of the weights ("" where there are several prefixes).
+
+        The field holds a case, its file, or `{"file": ..., "prefix": ...}`.
+        """
+        named = self.meta.get("weights_from")
+        if not named:
+            return None
+        file, prefix = (named["file"], named.get("prefix", "")) if isinstance(named, dict) else (named, "")
+        name = file.removesuffix(".safetensors").removesuffix(".json")
+        return load_case(self.path.with_name(f"{name}.json")), prefix if isinstance(prefix, str) else ""
 
 
 def load_case(path: Path) -> GoldenCase:

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from src.adapters.difftalk import (
     CONDITION_TABLE,
+    CONDITIONS,
+    FIRST_STAGE,
     UNET,
     autoencoder_checkpoint_from_official,
     autoencoder_from_official,
@@ -26,6 +27,7 @@ from src.adapters.difftalk import (
     unet_from_official,
     unet_to_official,
 )
+from src.adapters.difftalk import autoencoder_arguments as arguments_of_weights
 from src.adapters.renaming import rename
 from src.diffusion.inpainting import ancestral_inpaint, ancestral_step, ddim_schedule, ddim_step, published_ddim
 from src.diffusion.noise_tables import noise_tables, scaled_linear_betas, vlb_weights
@@ -37,6 +39,7 @@ from src.nn.difftalk import DiffTalkNet, PatchDiscriminator, VQAutoencoder
 from src.nn.difftalk.losses import adaptive_weight
 from tests.golden import test_difftalk_data as data
 from tests.golden.conftest import GOLDEN_DIR, GoldenCase, golden_cases, load_case
+from tests.golden.weights import below, lpips_state, weights_of
 
 FOLDER = GOLDEN_DIR / "difftalk"
 
@@ -46,6 +49,11 @@ pytestmark = [
 ]
 
 TOLERANCE = 1e-5  # of the largest magnitude
+NETWORKS = (
+    UNET,
+    FIRST_STAGE,
+    CONDITIONS,
+)  # what the recipe fills of a whole model; the tables of its noise are computed
 
 
 # --- helpers
@@ -58,25 +66,18 @@ def assert_close(ours: Tensor, theirs: Tensor, what: str, tolerance: float = TOL
     assert error <= tolerance, f"{what}: largest error {error:.2e} of the largest value, tolerance {tolerance:.0e}"
 
 
-def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+def weights_for(case: GoldenCase, official: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return weights_of(case, official, recipe_weights)
 
 
-def stored_weights(case: GoldenCase) -> dict[str, Tensor]:
-    """The case's own weights, or those of the file that `weights_from` names, below its prefix where that is a single one."""
-    origin = case.meta.get("weights_from")
-    if origin is None:
-        return case.group("weight")
-    tensors = load_file(case.path.with_name(origin["file"]))
-    weights = {key: value.clone() for key, value in below(tensors, "weight/").items()}
-    return below(weights, origin["prefix"]) if isinstance(origin["prefix"], str) else weights
-
-
-def recipe_weights(case: GoldenCase, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+def recipe_weights(case: GoldenCase, official: Mapping[str, Tensor]) -> dict[str, Tensor]:
     recipe = case.meta["recipe"]
     found = re.search(r"salt = '([^']*)'", recipe)
     assert found, f"{case.name}: unknown recipe"
-    weights = {key: recipe_weight(found[1], key, shape) for key, shape in shapes.items()}
+    weights = {
+        key: recipe_weight(found[1], key, value.shape) if value.is_floating_point() else torch.zeros_like(value)
+        for key, value in official.items()
+    }
     if "multiplied by sqrt(2)" in recipe:
         weights = {k: v * 2**0.5 if k.startswith("net.") and v.ndim == 4 else v for k, v in weights.items()}
     if "lin*.model.1.weight use |value|" in recipe:
@@ -105,6 +106,8 @@ def unet_arguments(constructor: Mapping[str, Any]) -> dict[str, Any]:
     same = ("model_channels", "channel_mult", "num_res_blocks", "attention_resolutions", "image_size", "dropout")
     options = {name: constructor[name] for name in same if name in constructor}
     options |= {name: constructor[name] for name in ("num_heads", "num_head_channels") if name in constructor}
+    others = {"in_channels", "out_channels", "use_spatial_transformer", "transformer_depth", "context_dim"}
+    assert constructor.keys() <= options.keys() | others, constructor
     assert constructor["in_channels"] == 3 * constructor["out_channels"]
     return options | {
         "latent_channels": constructor["out_channels"],
@@ -140,7 +143,9 @@ def make_autoencoder(constructor: Mapping[str, Any]) -> VQAutoencoder:
     return VQAutoencoder(**autoencoder_arguments(constructor)).eval()
 
 
-def load_conditions(net: DiffTalkNet, weights: Mapping[str, Tensor]) -> None:
+def load_conditions(net: DiffTalkNet, case: GoldenCase) -> None:
+    inverse = {ours: theirs for theirs, ours in CONDITION_TABLE.items()}
+    weights = weights_for(case, rename(net.context_encoder.state_dict(), inverse, "difftalk"))
     own = {key: value for key, value in weights.items() if key.startswith("cond_stage_model_for_")}
     net.context_encoder.load_state_dict(rename(own, CONDITION_TABLE, "difftalk"), strict=True)
 
@@ -164,10 +169,14 @@ class Model:
 
     def __init__(self, case: GoldenCase) -> None:
         constructor = case.meta["constructor"]
-        weights = stored_weights(case)
+        assert case.meta.get("scale_factor", 1) == 1
         self.first_stage = make_autoencoder(constructor["first_stage_config"]["params"])
         self.net = make_net(constructor["unet_config"]["params"])
-        ours = from_official(weights, "last")
+        own = {f"net.{k}": v for k, v in self.net.state_dict().items()}
+        own |= {f"first_stage.{k}": v for k, v in self.first_stage.state_dict().items()}
+        official = {k: v for k, v in to_official(own).items() if k.startswith(NETWORKS)}
+        self.weights = weights_for(case, official)
+        ours = from_official(self.weights, "last")
         self.first_stage.load_state_dict(below(ours, "first_stage."), strict=True)
         self.net.load_state_dict(below(ours, "net."), strict=True)
         self.betas = scaled_linear_betas(
@@ -192,7 +201,7 @@ def check_cond_encoders(case: GoldenCase) -> None:
         model_channels=32, channel_mult=[1], num_res_blocks=1, context="merged",
         context_dim=dims["AudioNet"]["dim_aud"] + dims["LdmNet"]["dim_out"], n_audio_rows=dims["AudioAttNet"]["seq_len"],
     )  # fmt: skip
-    load_conditions(net, stored_weights(case))
+    load_conditions(net, case)
     encoder: Any = net.context_encoder
     windows, landmarks = case.inputs["audio_smooth"], case.inputs["landmarks"]
     with torch.no_grad(), recorded(encoder, ["audio.convs", "audio_attention.convs"]) as seen:
@@ -203,11 +212,12 @@ def check_cond_encoders(case: GoldenCase) -> None:
         alone = net.tokens(windows[:1].flatten(2), landmarks[:1])
     assert tokens.shape[1] == 1
     sound, face = tokens[:, 0].split([dims["AudioNet"]["dim_aud"], dims["LdmNet"]["dim_out"]], dim=1)
-    mids = case.mids
-    assert_close(seen["audio.convs"], mids["audio_conv_out"], "convolutions over windows")
-    assert_close(per_window, mids["audio_per_window"], "vectors of windows")
-    assert_close(seen["audio_attention.convs"], mids["attention_logits_in"], "input of the weights")
-    assert_close(weights, mids["attention_weights"], "weights of windows")
+    ours = {
+        "audio_conv_out": seen["audio.convs"], "audio_per_window": per_window,
+        "attention_logits_in": seen["audio_attention.convs"], "attention_weights": weights,
+    }  # fmt: skip
+    for name, theirs in case.mids.items():
+        assert_close(ours[name], theirs, name)
     assert_close(sound, case.outputs["audio"], "audio")
     assert_close(face, case.outputs["landmark"], "landmarks")
     assert_close(alone[:, 0, : sound.shape[1]], case.outputs["audio_batch1"], "audio of one sample")
@@ -216,25 +226,25 @@ def check_cond_encoders(case: GoldenCase) -> None:
 def check_unet_tiny(case: GoldenCase) -> None:
     """The official blocks that the case looks into, by the layers of ours that end them."""
     net = make_net(case.meta["constructor"])
-    weights = stored_weights(case)
+    weights = weights_for(case, unet_to_official(net.unet.state_dict()))
     net.unet.load_state_dict(unet_from_official(weights), strict=True)
     assert unet_to_official(net.unet.state_dict()).keys() == weights.keys()
     mids, inputs = case.mids, case.inputs
-    ends = {official: block_end(official, weights) for official in mids if official != "timestep_embedding"}
-    for tokens in ("1token", "3tokens"):
-        with torch.no_grad(), recorded(net.unet, ["time_proj", *ends.values()]) as seen:
+    ends = {official: block_end(official, weights) for official in mids}
+    for name, expected in case.outputs.items():
+        tokens = name.removeprefix("y_")
+        with torch.no_grad(), recorded(net.unet, list(ends.values())) as seen:
             y = net.unet(inputs["x"], inputs["t"], inputs[f"context_{tokens}"], return_dict=False)[0]
-        assert_close(y, case.outputs[f"y_{tokens}"], f"output with {tokens}")
+        assert_close(y, expected, f"output with {tokens}")
         if tokens == "1token":
-            assert_close(seen["time_proj"], mids["timestep_embedding"], "time features")
             for official, ours in ends.items():
-                assert_close(seen[ours][:1], mids[official], official)
+                assert_close(seen[ours][: len(mids[official])], mids[official], official)
 
 
 def block_end(official: str, weights: Mapping[str, Tensor]) -> str:
     """Our layer behind which the original's block ends."""
-    if official == "time_embed":
-        return "time_embedding"
+    if official in ("timestep_embedding", "time_embed"):
+        return {"timestep_embedding": "time_proj", "time_embed": "time_embedding"}[official]
     if official.endswith("attn2_out"):
         return "mid_block.attentions.0.transformer_blocks.0.attn2"
     if official == "middle_block":
@@ -255,7 +265,7 @@ def check_unet_recipe(case: GoldenCase) -> None:
     assert_manifest(case, official)
     if "parameters" in case.meta:
         assert sum(p.numel() for p in net.unet.parameters()) == case.meta["parameters"]
-    weights = recipe_weights(case, shapes_of(official))
+    weights = weights_for(case, official)
     del official
     net.unet.load_state_dict(unet_from_official(weights), strict=True, assign=True)
     with torch.no_grad():
@@ -268,7 +278,7 @@ check_official_unet_forward = check_unet_recipe
 
 def check_vq_tiny(case: GoldenCase) -> None:
     net = make_autoencoder(case.meta["constructor"])
-    weights = stored_weights(case)
+    weights = weights_for(case, autoencoder_to_official(net.state_dict()))
     net.load_state_dict(autoencoder_from_official(weights), strict=True)
     assert autoencoder_to_official(net.state_dict()).keys() == weights.keys()
     levels = len(case.meta["constructor"]["ddconfig"]["ch_mult"])
@@ -314,7 +324,7 @@ def check_vq_recipe(case: GoldenCase) -> None:
     assert_manifest(case, official)
     if "parameters" in case.meta:
         assert sum(p.numel() for p in net.parameters()) == case.meta["parameters"]
-    net.load_state_dict(autoencoder_from_official(recipe_weights(case, shapes_of(official))), strict=True)
+    net.load_state_dict(autoencoder_from_official(weights_for(case, official)), strict=True)
     compare_autoencoder(net, case)
 
 
@@ -326,10 +336,10 @@ check_official_vq_forward = check_vq_recipe
 
 def check_latent_diffusion_tiny(case: GoldenCase) -> None:
     model, inputs, outputs, mids = Model(case), case.inputs, case.outputs, case.mids
-    weights = stored_weights(case)
-    back = to_official(from_official(weights, "last"), betas=model.betas)
-    assert {key for key in back if not key.startswith("model_ema.")} == weights.keys()
-    assert all(torch.equal(back[key], value) for key, value in weights.items())
+    back = to_official(from_official(model.weights, "last"), betas=model.betas)
+    whole = {key for key in back if not key.startswith("model_ema.")}
+    assert model.weights.keys() == (whole if "betas" in model.weights else {k for k in whole if k.startswith(NETWORKS)})
+    assert all(torch.equal(back[key], value) for key, value in model.weights.items())
     frames = {name: inputs[name].permute(0, 3, 1, 2) for name in ("image", "image_mask", "reference_img")}
     audio = inputs["audio_smooth"].flatten(2)
     with torch.no_grad():
@@ -378,7 +388,7 @@ def check_step(case: GoldenCase, model: Model) -> None:
     norm = torch.nn.utils.clip_grad_norm_(net.parameters(), options.pop("clip"))
     assert_close(norm, outputs["grad_norm_before_clip"], "norm of the gradient")
     moved = {name: ours[name].grad.abs() > 1e-6 for name in case.group("out/after_step")}
-    average = averaged(net)
+    average, _ = averaged(net)
     torch.optim.AdamW(net.parameters(), **options).step()
     average.update_parameters(net)
     for name, theirs in case.group("out/after_step").items():
@@ -406,19 +416,19 @@ def net_under_official_names(net: Any) -> dict[str, Tensor]:
     return unet | rename(below(parameters, "context_encoder."), inverse, "difftalk")
 
 
-def averaged(module: nn.Module) -> Any:
-    """The average of a module at its beginning, as training keeps it."""
+def averaged(module: nn.Module, **options: float) -> tuple[Any, LatentDiffusionAverage]:
+    """The average of a module at its beginning, and the callback that keeps it in training."""
 
     class Holder(pl.LightningModule):
         pass
 
     holder = Holder()
     holder.module = module
-    callback = LatentDiffusionAverage()
+    callback = LatentDiffusionAverage(**options)
     callback.setup(pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"), holder, "fit")
     average: Any = callback._average_model
     average.module = average.module.module
-    return average
+    return average, callback
 
 
 def check_ema(case: GoldenCase) -> None:
@@ -427,7 +437,10 @@ def check_ema(case: GoldenCase) -> None:
     net = nn.Module()
     for name, value in start.items():
         net.register_parameter(name.replace(".", "_"), nn.Parameter(value.clone()))
-    average = averaged(net)
+    decays = {float(value) for name, value in case.outputs.items() if name.endswith("/decay")}
+    published = LatentDiffusionAverage().max_decay
+    stated = next((decay for decay in decays if decay != pytest.approx(published, abs=1e-7)), published)
+    average, callback = averaged(net, max_decay=stated)
     for step in steps[1:]:
         with torch.no_grad():
             for name, value in case.group(f"in/step{step}").items():
@@ -435,7 +448,7 @@ def check_ema(case: GoldenCase) -> None:
         average.update_parameters(net)
         shadows = case.group(f"out/step{step}")
         assert int(average.n_averaged) - 1 == shadows.pop("num_updates") == step
-        assert_close(torch.tensor(LatentDiffusionAverage().max_decay), shadows.pop("decay"), "largest decay")
+        assert_close(torch.tensor(callback.max_decay), shadows.pop("decay"), "largest decay")
         ours = {average_name(name).removeprefix("diffusion_model"): name.replace(".", "_") for name in start}
         assert shadows.keys() <= ours.keys()
         for name, theirs in shadows.items():
@@ -444,6 +457,7 @@ def check_ema(case: GoldenCase) -> None:
 
 def check_schedule(case: GoldenCase) -> None:
     options = case.meta["constructor"]
+    assert (options.get("beta_schedule", "linear"), options.get("v_posterior", 0)) == ("linear", 0)
     betas = scaled_linear_betas(options["timesteps"], options["linear_start"], options["linear_end"])
     ours = {**noise_tables(betas), "lvlb_weights": vlb_weights(betas)}
     assert ours.keys() == case.outputs.keys()
@@ -519,7 +533,8 @@ def check_ddim_inpaint_tiny(case: GoldenCase) -> None:
 def check_seeded(case: GoldenCase, denoise: Callable[[Tensor, Tensor], Tensor], ab: Tensor) -> None:
     """The original's order of draws for a whole batch: x_T, then per step the known part's noise and the step's."""
     inputs, run = case.inputs, list(case.meta["runs"].values())
-    eta = max(r["eta"] for r in run)
+    etas = list(dict.fromkeys(r["eta"] for r in run))
+    eta = etas[min(1, len(etas) - 1)]  # the second one, as the case says
     generator = torch.Generator().manual_seed(case.meta["global_seed_of_seeded_samples"])
     shape = inputs["x_T"].shape
     x_start = torch.randn(shape, generator=generator)
@@ -556,10 +571,16 @@ def check_vqgan_loss_tiny(case: GoldenCase) -> None:
     options, inputs, outputs = case.meta["constructor"], case.inputs, case.outputs
     assert options["perceptual_weight"] == 0
     assert not options["disc_conditional"]
-    origin = load_case(case.path.with_name(case.meta["weights_from"]["file"]).with_suffix(".json"))
     frames = inputs["image"]
     shape = (options["disc_in_channels"], options["disc_ndf"], options["disc_num_layers"])
-    weights = before_passes(below(case.group("weight"), "discriminator."), shape, [frames, case.mids["xrec"]])
+    own = {f"discriminator.{k}": v for k, v in PatchDiscriminator(*shape).state_dict().items()}
+    judges = below(weights_of(without_sharing(case), own, recipe_weights), "discriminator.")
+    weights = before_passes(judges, shape, [frames, case.mids["xrec"]])
+    first_stage = first_stage_arguments(case)
+    official = autoencoder_to_official(VQAutoencoder(**first_stage).state_dict())
+    autoencoder = autoencoder_from_official(
+        {k: v for k, v in weights_for(case, official).items() if not k.startswith("discriminator.")}
+    )
 
     def discriminator() -> PatchDiscriminator:
         net = PatchDiscriminator(*shape)
@@ -570,8 +591,8 @@ def check_vqgan_loss_tiny(case: GoldenCase) -> None:
         assert_close(discriminator().eval()(frames), outputs["logits_eval"], "logits")
     steps = sorted({int(match[1]) for key in outputs if (match := re.match(r"step(\d+)/", key))})
     for step in steps:
-        net = make_autoencoder(origin.meta["constructor"]["first_stage_config"]["params"])
-        net.load_state_dict(autoencoder_from_official(stored_weights(case)), strict=True)
+        net = VQAutoencoder(**first_stage).eval()
+        net.load_state_dict(autoencoder, strict=True)
         on = float(step >= options["disc_start"])
         reconstructed, quantised = net(frames)
         assert_close(reconstructed, case.mids["xrec"], "reconstruction")
@@ -608,6 +629,19 @@ def check_vqgan_loss_tiny(case: GoldenCase) -> None:
                 assert_close(ours[name.removeprefix("train/")], value, f"step {step}: {name}")
 
 
+def without_sharing(case: GoldenCase) -> GoldenCase:
+    """The case with the weights of its own file only."""
+    return GoldenCase(case.path, {key: value for key, value in case.meta.items() if key != "weights_from"})
+
+
+def first_stage_arguments(case: GoldenCase) -> dict[str, Any]:
+    """Arguments of `VQAutoencoder`: of the case whose weights are shared, or read off the weights."""
+    if shared := case.shares():
+        constructor = shared[0].meta["constructor"]
+        return autoencoder_arguments(constructor.get("first_stage_config", {}).get("params", constructor))
+    return dict(arguments_of_weights(case.weights))
+
+
 def before_passes(
     weights: dict[str, Tensor], shape: tuple[int, int, int], passes: Sequence[Tensor]
 ) -> dict[str, Tensor]:
@@ -635,12 +669,17 @@ def before_passes(
 
 
 def check_lpips_recipe(case: GoldenCase) -> None:
-    manifest = load_case(case.path.with_name(case.meta["manifest"])).meta["tensors"]
-    weights = recipe_weights(case, {key: entry["shape"] for key, entry in manifest.items()})
-    distance = PerceptualDistance.from_lpips(weights).train()
+    distance = PerceptualDistance.from_lpips(weights_for(case, lpips_state())).train()
     a, b, theirs = case.inputs["a"], case.inputs["b"], case.outputs["lpips"]
     with torch.no_grad():
         assert_close(distance(a, b), theirs.flatten(), "distance")
+        h = (a - distance.shift) / distance.scale
+        start = 0
+        for i, end in enumerate(distance.backbone.ends, start=1):
+            h = distance.features[start:end](h)
+            start = end
+            if (stats := case.mids.get(f"slice{i}_mean_std_abssum")) is not None:
+                assert_close(torch.stack([h.mean(), h.std(), h.abs().sum()]) / stats, torch.ones(3), f"level {i}")
 
 
 # --- key lists
@@ -735,6 +774,8 @@ def condition_forms(listed: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[
 
 
 def assert_manifest(case: GoldenCase, official: Mapping[str, Tensor]) -> None:
+    if "manifest" not in case.meta:
+        return
     listed = load_case(case.path.with_name(case.meta["manifest"])).meta["tensors"]
     assert {key: list(value.shape) for key, value in official.items()} == {k: e["shape"] for k, e in listed.items()}
 

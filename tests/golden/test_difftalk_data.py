@@ -1,5 +1,6 @@
 """Data of difftalk against tensors of the original: the cases of the folder whose `check` is one of these."""
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -71,8 +72,10 @@ def check_audio_windows(case: GoldenCase) -> None:
     assert_close(windows, case.outputs["windows"], 1e-5, "windows")
     stacks = audio_windows(rows_of_windows(windows), (-4, 3)).reshape(case.outputs["audio_smooth"].shape)
     assert_close(stacks, case.outputs["audio_smooth"], 1e-5, "windows of neighbours")
-    expected = case.outputs["interp"]
-    other_rate = resample_rows(case.inputs["interp_features"].numpy(), 50, 47.3, len(expected))
+    expected, described = case.outputs["interp"], case.meta["tensors"]["in/interp_features, out/interp"]
+    rates = re.search(r"from ([\d.]+) rows/s to ([\d.]+) rows/s", described)
+    assert rates, f"{case.name}: no rates in {described!r}"
+    other_rate = resample_rows(case.inputs["interp_features"].numpy(), float(rates[1]), float(rates[2]), len(expected))
     assert_close(other_rate, expected, 1e-12, "another rate")
 
 

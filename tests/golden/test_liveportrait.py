@@ -37,6 +37,7 @@ from src.nn.liveportrait_talker.driving import Eyes, driving_key_points
 from src.pipelines.footage import Footage
 from src.pipelines.liveportrait import to_frames, to_pictures
 from tests.golden.conftest import GOLDEN_DIR, GoldenCase, golden_cases
+from tests.golden.weights import below, weights_of
 
 FOLDER = GOLDEN_DIR / "liveportrait"
 
@@ -60,14 +61,12 @@ def assert_close(ours: Tensor, theirs: Tensor, what: str, tolerance: float = TOL
     assert error <= tolerance, f"{what}: largest error {error:.2e}, tolerance {tolerance:.0e}"
 
 
-def tolerance_of(case: GoldenCase, otherwise: float = TOLERANCE) -> float:
-    """The first number of the case's tolerance."""
-    found = re.match(r"\s*([\d.]+(e-?\d+)?)", str(case.meta.get("tolerance", "")))
+def tolerance_of(case: GoldenCase, otherwise: float = TOLERANCE, of: str = "") -> float:
+    """The first number of the case's tolerance, or the one of the clause that names a quantity."""
+    clauses = str(case.meta.get("tolerance", "")).split(";")
+    text = next((c.rpartition(":")[2] for c in clauses if of and of in c), clauses[0])
+    found = re.match(r"\s*([\d.]+(e-?\d+)?)", text)
     return float(found[1]) if found else otherwise
-
-
-def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def recipe_value(key: str, shape: Sequence[int], seed: int) -> Tensor:
@@ -87,9 +86,9 @@ def recipe_value(key: str, shape: Sequence[int], seed: int) -> Tensor:
     return 1 + 0.05 * r if leaf == "weight" else 0.02 * r
 
 
-def recipe_weights(official: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+def recipe_weights(case: GoldenCase, official: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights by the recipe that the cases state."""
-    weights = {}
+    weights, seed = {}, case.meta["weight_seed"]
     for key, value in sorted(official.items()):
         if not value.is_floating_point():
             weights[key] = torch.zeros_like(value)
@@ -105,11 +104,9 @@ def recipe_weights(official: Mapping[str, Tensor], seed: int) -> dict[str, Tenso
     return weights
 
 
-def loaded(case: GoldenCase, part: str, net: nn.Module) -> Any:
+def loaded(case: GoldenCase, part: str, net: nn.Module, prefixes: Sequence[str] = ("",)) -> Any:
     """The network with the case's weights, by way of the adapter, in both directions."""
-    weights = case.weights or recipe_weights(
-        network_to_official(part, net.state_dict()), case.meta.get("weight_seed", 0)
-    )
+    weights = weights_of(case, network_to_official(part, net.state_dict()), recipe_weights, prefixes)
     net.load_state_dict(network_from_official(part, weights), strict=True)
     back = network_to_official(part, net.state_dict())
     assert back.keys() == weights.keys()
@@ -117,6 +114,13 @@ def loaded(case: GoldenCase, part: str, net: nn.Module) -> Any:
     if "manifest" in case.meta:
         listed = {key: shape for key, (shape, _) in case.meta["manifest"].items()}
         assert {key: list(value.shape) for key, value in back.items()} == listed
+    return net.eval()
+
+
+def small_network(case: GoldenCase, name: str, arguments: Mapping[str, Any]) -> KeypointMLP:
+    """One of the small networks, whose names the recipe does not know: it fills each one separately."""
+    net = KeypointMLP(**arguments)
+    net.load_state_dict(weights_of(case, net.state_dict(), recipe_weights, (f"{name}.", f"{name}/", "")), strict=True)
     return net.eval()
 
 
@@ -135,7 +139,6 @@ def recorded(net: nn.Module, names: Mapping[str, str]):
 
 
 def assert_all_close(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], tolerance: float = TOLERANCE) -> None:
-    assert theirs
     for name, value in theirs.items():
         assert_close(ours[name], value, name, tolerance)
 
@@ -169,6 +172,7 @@ def check_m_tiny(case: GoldenCase) -> None:
     with torch.no_grad(), recorded(net, places) as seen:
         heads = net(case.inputs["image"])
     assert_all_close(seen, case.mids)
+    assert heads.keys() == case.outputs.keys()
     assert_all_close(heads, case.outputs)
 
 
@@ -192,8 +196,10 @@ def check_w_tiny(case: GoldenCase) -> None:
         "warped": warping.sample_volume(case.inputs["feature_3d"], warped.deformation),
     }
     assert_all_close(ours, case.mids)
-    assert warped.occlusion is not None
-    outputs = {"out": warped.features, "deformation": warped.deformation, "occlusion_map": warped.occlusion}
+    outputs = {"out": warped.features, "deformation": warped.deformation}
+    if warped.occlusion is not None:
+        outputs["occlusion_map"] = warped.occlusion
+    assert outputs.keys() == case.outputs.keys()
     assert_all_close(outputs, case.outputs)
 
 
@@ -210,10 +216,8 @@ def check_g_tiny(case: GoldenCase) -> None:
 
 def check_s_tiny(case: GoldenCase) -> None:
     for name, arguments in case.meta["constructor"].items():
-        net = KeypointMLP(**arguments)
-        net.load_state_dict(below(case.weights, f"{name}."), strict=True)
         with torch.no_grad():
-            assert_close(net(case.inputs[name]), case.outputs[name], name)
+            assert_close(small_network(case, name, arguments)(case.inputs[name]), case.outputs[name], name)
 
 
 def official_model(meta: Mapping[str, Any]) -> LivePortrait:
@@ -228,13 +232,18 @@ def official_model(meta: Mapping[str, Any]) -> LivePortrait:
     )  # fmt: skip
 
 
+def prefixes_of(part: str) -> tuple[str, ...]:
+    """What may stand before the names of a network that lies beside others in a file."""
+    names = {part, "eye"} if part == "eyes" else {part}
+    names |= {file for file, ours in FILES.items() if ours == part}
+    return (*(f"{name}{mark}" for name in sorted(names) for mark in "./"), "")
+
+
 def check_official_e2e(case: GoldenCase) -> None:
     tolerance = tolerance_of(case)
     net = official_model(case.meta)
-    seed = case.meta["weight_seed"]
     for part, module in net.named_children():
-        weights = recipe_weights(network_to_official(part, module.state_dict()), seed)
-        module.load_state_dict(network_from_official(part, weights), strict=True)
+        loaded(case, part, module, prefixes_of(part))
     net.eval()
     inputs = case.inputs
     places = {
@@ -306,9 +315,7 @@ class SmallNetworks(LivePortrait):
         nn.Module.__init__(self)
         names = {"stitching": "stitching", "lip": "lip", "eye": "eyes"}
         for name, arguments in case.meta["constructor"].items():
-            net = KeypointMLP(**arguments)
-            net.load_state_dict(below(case.weights, f"{name}."), strict=True)
-            self.add_module(names[name], net.requires_grad_(False))
+            self.add_module(names[name], small_network(case, name, arguments).requires_grad_(False))
 
 
 def ratios_of(landmarks: Tensor) -> Ratios:
@@ -321,17 +328,21 @@ def check_keypoint_math(case: GoldenCase) -> None:
     motion = motion_of(case)
     for name, value in below(out, "info.").items():
         assert_close(getattr(motion, name), value, name)
-    assert_close(motion.rotation, out["R"], "R", 2e-6)
+    exact = tolerance_of(case, of="degree_of_bin and R")
+    assert_close(motion.rotation, out["R"], "R", exact)
     assert_close(motion.points(), out["x_s"], "x_s")
     angles = inputs["degrees"].split(1, dim=1)
-    assert_close(keypoints.rotation_matrix(*angles), out["R_degrees"], "R of degrees", 2e-6)
-    one_hot = torch.full((66, 66), -1e4).fill_diagonal_(0)
-    assert_close(keypoints.degrees_of(one_hot)[:, 0], out["degree_of_bin"], "degrees of bins", 2e-6)
+    assert_close(keypoints.rotation_matrix(*angles), out["R_degrees"], "R of degrees", exact)
+    n_bins = len(out["degree_of_bin"])
+    one_hot = torch.full((n_bins, n_bins), -1e4).fill_diagonal_(0)
+    assert_close(keypoints.degrees_of(one_hot)[:, 0], out["degree_of_bin"], "degrees of bins", exact)
     ratios = ratios_of(inputs["lmk203"])
     assert_close(ratios.eyes, out["eye_ratio"], "eye ratios")
     assert_close(ratios.lip, out["lip_ratio"], "lip ratios")
-    assert_close(beside(ratios.eyes[:1], torch.tensor([[0.31, 0.77]])[:, :1]), out["combined_eye"], "eye conditions")
-    assert_close(beside(ratios.lip[:1], torch.tensor([[0.12]])), out["combined_lip"], "lip conditions")
+    for name, own in (("eye", ratios.eyes), ("lip", ratios.lip)):
+        given = re.search(r"driving ratios? \(?([\d.]+)", case.meta["meaning"][f"out/combined_{name}"])
+        assert given, f"{case.name}: no driving ratio of the {name}"
+        assert_close(beside(own[:1], torch.tensor([[float(given[1])]])), out[f"combined_{name}"], f"{name} conditions")
     multiplier = keypoints.motion_multiplier(inputs["hull_source"], inputs["hull_driving"])
     assert multiplier == pytest.approx(out["motion_multiplier"].item(), rel=1e-5)
     for name in [name for name in out if name.startswith("kalman_")]:
@@ -416,7 +427,9 @@ def community_edits(values: Mapping[str, float]) -> tuple[dict[str, float], list
 
 
 def check_expression_editing(case: GoldenCase) -> None:
-    exp = case.inputs["delta"]
+    exp, exact = case.inputs["delta"], tolerance_of(case)
+    found = re.search(r"([\d.]+e-\d+) for the full edits", case.meta["tolerance"])
+    tolerance = float(found[1]) if found else TOLERANCE
     for name, value in below(case.outputs, "official.").items():
         stem, _, arguments = name.strip(")").partition("(")
         numbers = [float(number) for number in arguments.split(",")]
@@ -424,16 +437,16 @@ def check_expression_editing(case: GoldenCase) -> None:
         if stem == "mov_x":  # whose function takes the slider's value with the other sign
             numbers = [-numbers[0]]
         edits = official_edits({stem + axis: number for axis, number in zip(axes, numbers, strict=True)})
-        assert_close(edited(exp, edits), value, name, 1e-6)
+        assert_close(edited(exp, edits), value, name, exact)
     for i, values in enumerate(case.meta["community_cases"]):
         edits, rotation = community_edits(values)
-        assert_close(edited(exp, edits), case.outputs[f"community.{i}.delta"], f"community {values}", 1e-6)
-        assert_close(torch.tensor(rotation), case.outputs[f"community.{i}.rotation"], f"community {values}", 1e-5)
+        assert_close(edited(exp, edits), case.outputs[f"community.{i}.delta"], f"community {values}", exact)
+        assert_close(torch.tensor(rotation), case.outputs[f"community.{i}.rotation"], f"community {values}", exact)
     model, motion, ratios = SmallNetworks(case), motion_of(case), ratios_of(case.inputs["lmk203"][None])
-    assert_close(motion.points(), case.outputs["edit.x_s"], "x_s", 2e-5)
+    assert_close(motion.points(), case.outputs["edit.x_s"], "x_s", tolerance)
     for edit in case.meta["edit_cases"]:
         x_d = edited_points(model, motion, ratios, edit, case.meta["edit_initial_ratios"])
-        assert_close(x_d, case.outputs[f"edit.{edit['name']}.x_d"], edit["name"], 2e-5)
+        assert_close(x_d, case.outputs[f"edit.{edit['name']}.x_d"], edit["name"], tolerance)
 
 
 def edited_points(
@@ -461,7 +474,7 @@ def check_talker_render(case: GoldenCase) -> None:
     tolerance = tolerance_of(case)
     inputs = case.inputs
     model, motion = SmallNetworks(case), motion_of(case)
-    lips = inputs["mapped_exp"].unflatten(1, (6, 3))
+    lips = inputs["mapped_exp"].unflatten(1, (-1, 3))
     n = len(lips)
     smoothing = case.meta["driving_smooth_observation_variance"]
     eyes = Eyes(model.eyes, inputs["source_eye_ratio"][0], inputs["driving_blink"][:, 0])
@@ -501,7 +514,7 @@ def check_crop_and_paste(case: GoldenCase) -> None:
         assert_matrix(np.linalg.inv(matrix[0]), out[f"{name}.M_c2o"], f"{name}, inverse")
         assert_levels(warp(image, matrix, side, antialias=False)[0], out[f"{name}.img_crop"], name)
         moved = torch.from_numpy(transform_points(points, matrix)[0]).float()
-        assert torch.allclose(moved, out[f"{name}.pt_crop"], atol=2e-3), name
+        assert_points(moved, out[f"{name}.pt_crop"], name)
     check_driving_crops(inputs, out, image)
     check_paste(inputs, out)
     for height, width, max_dim, division, *new in out["resize_to_limit"].tolist():
@@ -513,28 +526,30 @@ def check_boxes(inputs: Mapping[str, Tensor], out: Mapping[str, Tensor]) -> None
         use_lip = name.endswith("lip")
         landmarks = points.numpy()[None]
         ours = torch.from_numpy(crop.reference_points(landmarks, use_lip=use_lip)[0]).float()
-        assert torch.allclose(ours, out[f"pt2.{name}"], atol=1e-3), name
+        assert_points(ours, out[f"pt2.{name}"], name)
         box = crop.face_boxes(landmarks, scale=1.7, vx=0.04, vy=-0.125, use_lip=use_lip)
         rect = torch.tensor([*box.centre[0], box.size[0], box.size[0], box.angle[0]], dtype=torch.float64)
-        assert torch.allclose(rect, out[f"rect.{name}"], atol=1e-3, rtol=0), f"{name}: {rect} {out[f'rect.{name}']}"
+        assert_points(rect[:4], out[f"rect.{name}"][:4], f"{name}: square")
+        assert_close(rect[4:], out[f"rect.{name}"][4:], f"{name}: angle")
 
 
 def check_driving_crops(inputs: Mapping[str, Tensor], out: Mapping[str, Tensor], image: np.ndarray) -> None:
     landmarks = inputs["drv.lmk"].numpy()
     turned = crop.face_boxes(landmarks, scale=2.2, vy=-0.1)
     boxes = turned.upright()
-    assert torch.allclose(torch.from_numpy(boxes.edges()), out["drv.boxes"], atol=1e-3, rtol=0)
-    assert torch.allclose(torch.from_numpy(boxes.mean().edges()[0]), out["drv.global_box"], atol=1e-3, rtol=0)
+    assert_points(torch.from_numpy(boxes.edges()), out["drv.boxes"], "boxes")
+    assert_points(torch.from_numpy(boxes.mean().edges()[0]), out["drv.global_box"], "mean box")
     corners = np.array([[[0.0, 0], [1, 0], [1, 1], [0, 1]]] * len(landmarks))
     turned = torch.from_numpy(transform_points(corners, np.linalg.inv(turned.matrices(1)))[3]).float()
     expected = out["drv.bbox_rot3"]
+    print("rot3", turned, expected)
     assert torch.allclose(turned.sort(dim=0).values, expected.sort(dim=0).values, atol=1e-2)
     side = len(out["drv.img_crop1"])
     matrix = boxes.mean().matrices(side)
     assert_matrix(matrix[0], out["drv.M_o2c"], "driving")
     assert_levels(warp(image, matrix, side, antialias=False)[0], out["drv.img_crop1"], "driving")
     moved = torch.from_numpy(transform_points(landmarks[1:2], matrix)[0]).float()
-    assert torch.allclose(moved, out["drv.lmk_crop1"], atol=2e-3)
+    assert_points(moved, out["drv.lmk_crop1"], "driving landmarks")
 
 
 def check_paste(inputs: Mapping[str, Tensor], out: Mapping[str, Tensor]) -> None:
@@ -553,6 +568,12 @@ def check_paste(inputs: Mapping[str, Tensor], out: Mapping[str, Tensor]) -> None
     whole = inputs["image"].numpy()[None]
     footage = Footage(lambda _: whole, matrix, np.zeros((1, 478, 2)), (512, 512), size)
     assert_levels(footage.pasted(whole, made, weights, [0], antialias=False)[0], out["paste.result"], "pasted")
+
+
+def assert_points(ours: Tensor, theirs: Tensor, what: str) -> None:
+    error = (ours.double() - theirs.double()).abs().max().item()
+    print(f"{what}: {error:.1e} pixels")
+    assert error <= 1e-3, f"{what}: {error:.1e} pixels"
 
 
 def assert_matrix(ours: np.ndarray, theirs: Tensor, what: str) -> None:
@@ -662,4 +683,5 @@ CASES = [pytest.param(case, id=case.name, marks=MARKS.get(case.check, [])) for c
 
 @pytest.mark.parametrize("case", CASES)
 def test_agrees_with_the_original(case: GoldenCase):
+    assert case.check in CHECKS, f"{case.name}: there is no test for the check {case.check!r}"
     CHECKS[case.check](case)

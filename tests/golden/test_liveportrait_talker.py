@@ -1,6 +1,5 @@
 """liveportrait_talker against tensors of the original, by what the field `check` of a case says."""
 
-import json
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from scipy.io import loadmat
 from torch import Tensor, nn
 
@@ -52,7 +50,7 @@ from src.face.liveportrait_talker import (
 from src.media.looping import ping_pong
 from src.nn.fan import FAN, HEATMAP_SIZE, heatmap_peaks
 from src.nn.liveportrait import KeypointMLP, Motion
-from src.nn.liveportrait.keypoints import kalman_smooth
+from src.nn.liveportrait.keypoints import LIP, kalman_smooth
 from src.nn.liveportrait_talker import (
     ExpNet,
     FaceRegressor,
@@ -81,7 +79,8 @@ from src.nn.liveportrait_talker.mapping_net import (
 from src.nn.liveportrait_talker.pose_vae import CHUNK
 from src.nn.retinaface import MEAN, RetinaFace, anchors, detections
 from src.pipelines.head_pose_cache import read_rotations, write_rotations
-from tests.golden.conftest import GOLDEN_DIR, GoldenCase, golden_cases, load_case
+from tests.golden.conftest import GOLDEN_DIR, GoldenCase, golden_cases
+from tests.golden.weights import weights_of
 
 FOLDER = GOLDEN_DIR / "liveportrait_talker"
 
@@ -114,42 +113,30 @@ def assert_equal(ours: Any, theirs: Tensor, what: str) -> None:
     assert torch.equal(ours.to(theirs.dtype), theirs), f"{what}: {(ours != theirs).sum().item()} values differ"
 
 
-def manifest_shapes(network: str, prefix: str = "") -> dict[str, Sequence[int]]:
-    """Names and shapes of a published network, without its prefix."""
-    keys = json.loads((FOLDER / f"{network}.manifest.json").read_text())["keys"]
-    return {key.removeprefix(prefix): value["shape"] for key, value in keys.items()}
-
-
-def weights_of(case: GoldenCase, shapes: Mapping[str, Sequence[int]], network: str = "") -> dict[str, Tensor]:
-    """Weights under their original names: stored, those of another case, or made by the recipe.
+def weights_for(case: GoldenCase, official: Mapping[str, Tensor], network: str = "") -> dict[str, Tensor]:
+    """Weights under their original names.
 
     Args:
         case: any; where it has several networks, their names stand before the keys of stored weights, and before `_gain`.
-        shapes: of the network's weights.
+        official: our network's state under these names.
         network: its name, where the case has several.
     """
-    origin = (
-        load_case(case.path.with_name(f"{case.meta['weights_from']}.json")) if "weights_from" in case.meta else case
-    )
-    if "weights_from" in origin.meta:
-        return weights_of(origin, shapes, network)
-    stored = origin.group("weight")
     prefixes = (f"{network}.", f"{network}/", "") if network else ("",)
-    prefix = next((p for p in prefixes if any(f"{p}{key}" in stored for key in shapes)), "")
-    if found := {key: stored[f"{prefix}{key}"] for key in shapes if f"{prefix}{key}" in stored}:
-        assert found.keys() == shapes.keys(), f"{origin.name} stores a part of {network or 'the network'}'s weights"
-        return found
-    assert "crc32" in origin.meta.get("recipe", ""), f"{case.name} has no weights and no known recipe"
-    salt = origin.meta["recipe_salt"]
-    gain = origin.meta.get(f"{network}_gain", origin.meta.get("recipe_gain", 1.0))
-    return {key: recipe_weight(key, shape, salt, gain) for key, shape in shapes.items()}
+    weights = weights_of(case, official, partial(recipe_weights, network=network), prefixes)
+    return {key: weights[key] for key in official}
 
 
-def recipe_weight(key: str, shape: Sequence[int], salt: int, gain: float) -> Tensor:
-    if key.endswith("num_batches_tracked"):
-        return torch.zeros((), dtype=torch.int64)
+def recipe_weights(case: GoldenCase, official: Mapping[str, Tensor], network: str) -> dict[str, Tensor]:
+    salt = case.meta["recipe_salt"]
+    gain = case.meta.get(f"{network}_gain", case.meta.get("recipe_gain", 1.0))
+    return {key: recipe_weight(key, value, salt, gain) for key, value in official.items()}
+
+
+def recipe_weight(key: str, like: Tensor, salt: int, gain: float) -> Tensor:
+    if not like.is_floating_point():
+        return torch.zeros_like(like)
     generator = torch.Generator().manual_seed((zlib.crc32(key.encode()) + salt) & 0xFFFFFFFF)
-    value = torch.randn(list(shape), generator=generator)
+    value = torch.randn(like.shape, generator=generator)
     if key.endswith("running_var"):
         return 1 + 0.1 * value.abs()
     if key.endswith("running_mean"):
@@ -159,8 +146,11 @@ def recipe_weight(key: str, shape: Sequence[int], salt: int, gain: float) -> Ten
     return 1 + 0.05 * value if key.endswith("weight") else 0.02 * value
 
 
-def load(net: nn.Module, official: Mapping[str, Tensor], table: Mapping[str, str]) -> Any:
-    net.load_state_dict(from_official(official, table), strict=True)
+def load(net: nn.Module, case: GoldenCase, table: Mapping[str, str], network: str = "") -> Any:
+    """The network with the case's weights, in eval mode."""
+    weights = weights_for(case, to_official(net.state_dict(), table), network)
+    own = pose_vae_from_official(weights) if isinstance(net, PoseVAE) else from_official(weights, table)
+    net.load_state_dict(own, strict=True)
     return net.eval()
 
 
@@ -168,11 +158,9 @@ def mapping_net(case: GoldenCase, constructor: Mapping[str, Any], network: str =
     """The case's MappingNet of the original's arguments; our reader of arguments agrees with them."""
     names = {"n_coefficients": "coeff_nc", "width": "descriptor_nc", "n_layers": "layer", "n_key_points": "num_kp"}
     net = MappingNet(**{ours: constructor[theirs] for ours, theirs in names.items()})
-    shapes = {key: value.shape for key, value in to_official(net.state_dict(), MAPPING_NET_TABLE).items()}
-    weights = weights_of(case, shapes, network)
-    arguments = mapping_net_arguments(from_official(weights, MAPPING_NET_TABLE))
-    assert arguments == {name: constructor[theirs] for name, theirs in names.items()}
-    return load(net, weights, MAPPING_NET_TABLE)
+    load(net, case, MAPPING_NET_TABLE, network)
+    assert mapping_net_arguments(net.state_dict()) == {name: constructor[theirs] for name, theirs in names.items()}
+    return net
 
 
 @contextmanager
@@ -204,11 +192,13 @@ def check_mappingnet_forward(case: GoldenCase) -> None:
             offsets = net(case.inputs[f"semantics_{length}"])
         if length == lengths[0]:
             x = seen["first"]
-            assert_close(x, mids["first"], "first convolution")
+            ours = {"first": x}
             for i, layer in enumerate(net.layers):
                 x = layer(torch.nn.functional.leaky_relu(x, 0.1)) + x[..., 3:-3]
-                assert_close(x, mids[f"encoder{i}"], f"layer {i}")
-            assert_close(x.mean(dim=-1), mids["pooled"], "mean over time")
+                ours[f"encoder{i}"] = x
+            ours["pooled"] = x.mean(dim=-1)
+            for name, theirs in mids.items():
+                assert_close(ours[name], theirs, name)
         assert_close(offsets.flatten(1), case.outputs[f"exp_{length}"], f"offsets of windows of {length} frames")
 
 
@@ -217,6 +207,7 @@ def check_mappingnet_train_step(case: GoldenCase) -> None:
     optimizer = torch.optim.Adam(net.parameters(), lr=case.meta["lr"])
     inputs, outputs = case.inputs, case.outputs
     assert case.meta["reduction"] == "mean"
+    assert tuple(case.meta["lip_keypoints"]) == LIP
     loss = lip_loss(net(inputs["threedmm"]), inputs["motion_exp"])
     for name in ("loss", "log_basic_loss", "log_lip_exp_l1"):
         assert_close(loss, outputs[name], name)
@@ -232,7 +223,7 @@ def check_mappingnet_train_step(case: GoldenCase) -> None:
 
 
 def check_audio2exp_forward(case: GoldenCase) -> None:
-    net = load(ExpNet(), weights_of(case, manifest_shapes("official_audio2exp", EXP_NET)), EXP_NET_TABLE)
+    net = load(ExpNet(), case, EXP_NET_TABLE)
     inputs, outputs = case.inputs, case.outputs
     mels, reference = inputs["indiv_mels"].squeeze(2), inputs["source_coeff"][..., :64]
     names = [f"encoder.layers.{i}" for i in range(len(net.encoder.layers))]
@@ -249,8 +240,7 @@ def check_audio2exp_forward(case: GoldenCase) -> None:
 
 
 def check_face_recon_forward(case: GoldenCase) -> None:
-    official = weights_of(case, manifest_shapes("official_face_3drecon", FACE_REGRESSOR))
-    net = load(FaceRegressor(), official, FACE_REGRESSOR_TABLE)
+    net = load(FaceRegressor(), case, FACE_REGRESSOR_TABLE)
     stages = ["backbone.maxpool", *(f"backbone.layer{i}" for i in range(1, 5))]
     for i in range(case.meta["n"]):
         with torch.no_grad(), recorded(net, [*stages, "backbone"]) as seen:
@@ -266,9 +256,7 @@ def check_face_recon_forward(case: GoldenCase) -> None:
 def check_audio2pose_forward(case: GoldenCase) -> None:
     constructor = case.meta["constructor"]
     assert constructor["seq_len"] == CHUNK
-    net = PoseVAE().eval()
-    weights = weights_of(case, manifest_shapes("official_audio2pose", POSE_VAE))
-    net.load_state_dict(pose_vae_from_official(weights), strict=True)
+    net = load(PoseVAE(), case, POSE_VAE_TABLE)
     assert {n: net.decoder.state_dict()[n].shape for n in ("styles", "hidden.bias", "poses.bias")} == {
         "styles": (constructor["num_classes"], constructor["latent_size"]),
         "hidden.bias": (constructor["decoder_layer_sizes"][0],),
@@ -288,7 +276,7 @@ def check_audio2pose_forward(case: GoldenCase) -> None:
 
 def check_fan_landmarks_forward(case: GoldenCase) -> None:
     constructor = case.meta["constructor"]
-    net = load(FAN(), weights_of(case, manifest_shapes("external_fan_wflw98")), FAN_TABLE)
+    net = load(FAN(), case, FAN_TABLE)
     assert (len(net.stacks), net.stacks[0].heatmaps.out_channels) == (
         constructor["num_modules"],
         constructor["num_landmarks"] + 1,
@@ -313,7 +301,7 @@ def check_fan_heatmap_decode(case: GoldenCase) -> None:
 
 
 def check_retinaface_forward(case: GoldenCase) -> None:
-    net = load(RetinaFace(), weights_of(case, manifest_shapes("external_retinaface_resnet50")), RETINAFACE_TABLE)
+    net = load(RetinaFace(), case, RETINAFACE_TABLE)
     picture = case.inputs["image"]
     size = (picture.shape[0], picture.shape[1])
     with torch.no_grad():
@@ -356,8 +344,7 @@ def check_audio_mel_windows(case: GoldenCase) -> None:
 
 
 def check_audio_to_lip_chain(case: GoldenCase) -> None:
-    audio_keys = manifest_shapes("official_audio2exp", EXP_NET)
-    exp_net = load(ExpNet(), weights_of(case, audio_keys, "audio2exp"), EXP_NET_TABLE)
+    exp_net = load(ExpNet(), case, EXP_NET_TABLE, "audio2exp")
     net = mapping_net(case, case.meta["mappingnet_constructor"], "mappingnet")
     mels = torch.from_numpy(mel_windows(case.inputs["wav"].numpy()))
     reference = case.inputs["coeff70"][:64].expand(len(mels), -1)
@@ -409,7 +396,6 @@ def sway_of(inputs: Mapping[str, Tensor], names: Mapping[str, str]) -> Sway:
 
 def check_synthetic_head_pose(case: GoldenCase) -> None:
     meta, inputs, outputs, mids = case.meta, case.inputs, case.outputs, case.mids
-    assert meta["process_variance"] == 1e-5
     for i in range(meta["n"]):
         lips = inputs[f"lips_{i}"]
         names = {"amplitude": f"degree_{i}", "frequency": f"frequency_{i}", "noise": f"noise_{i}"}
@@ -476,8 +462,7 @@ def check_render_keypoints(case: GoldenCase) -> None:
 
 def key_point_network(case: GoldenCase, name: str) -> KeypointMLP:
     net = KeypointMLP(**case.meta[name])
-    shapes = {key: value.shape for key, value in net.state_dict().items()}
-    net.load_state_dict(weights_of(case, shapes, name), strict=True)
+    net.load_state_dict(weights_for(case, net.state_dict(), name), strict=True)
     return net.eval()
 
 
@@ -634,19 +619,3 @@ CHECKS: dict[str, Callable[[GoldenCase], None]] = {
 def test_golden_case(case: GoldenCase):
     assert case.check in CHECKS, f"no check for cases of the kind {case.check}"
     CHECKS[case.check](case)
-
-
-def test_weights_may_be_stored_shared_or_made(tmp_path):
-    shapes = {"a.weight": [3, 2], "a.bias": [3]}
-    recipe = {"recipe": "crc32", "recipe_salt": 4, "recipe_gain": 0.5, "second_gain": 2.0}
-    made = GoldenCase(tmp_path / "made.json", recipe)
-    ours = weights_of(made, shapes)
-    torch.testing.assert_close(weights_of(made, shapes, "second")["a.weight"], 4 * ours["a.weight"])
-    (tmp_path / "made.json").write_text(json.dumps(recipe))
-    shared = GoldenCase(tmp_path / "shared.json", {"weights_from": "made"})
-    assert all(torch.equal(weights_of(shared, shapes)[key], ours[key]) for key in shapes)
-    save_file({f"weight/second.{key}": value for key, value in ours.items()}, tmp_path / "stored.safetensors")
-    stored = GoldenCase(tmp_path / "stored.json", {})
-    assert all(torch.equal(weights_of(stored, shapes, "second")[key], ours[key]) for key in shapes)
-    with pytest.raises(AssertionError, match="no known recipe"):
-        weights_of(stored, shapes, "third")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.adapters.indexed_dataset import IndexedDataset
@@ -43,6 +44,7 @@ from src.nn.liveportrait_talker.face_regressor import part
 from src.nn.moditalker_atom import PublishedMotionDecoder
 from src.nn.moditalker_atom.layers import Film, rotary_frequencies, rotate, time_embedding
 from tests.golden.conftest import GOLDEN_DIR, GoldenCase, golden_cases
+from tests.golden.weights import weights_of
 
 FOLDER = GOLDEN_DIR / "moditalker_atom"
 
@@ -97,12 +99,19 @@ def decoder_arguments(constructor: Mapping[str, Any]) -> dict[str, Any]:
 
 def make_decoder(case: GoldenCase) -> PublishedMotionDecoder:
     arguments = decoder_arguments(case.meta["constructor"])
-    expected = {key: value for key, value in arguments.items() if key not in ("dropout", "n_heads")}
-    found = net_arguments(case.weights)
-    assert {key: found[key] for key in expected} == expected
     net = PublishedMotionDecoder(**arguments)
-    net.load_state_dict(from_official(case.weights), strict=True)
+    weights = decoder_weights(case, net)
+    expected = {key: value for key, value in arguments.items() if key not in ("dropout", "n_heads")}
+    found = net_arguments(weights)
+    if not any(DROPPED.fullmatch(key) for key in weights):  # a recipe that fills only what is used
+        del found["rotary"], expected["rotary"]
+    assert {key: found[key] for key in expected} == expected
+    net.load_state_dict(from_official(weights), strict=True)
     return net.eval()
+
+
+def decoder_weights(case: GoldenCase, net: PublishedMotionDecoder) -> dict[str, Tensor]:
+    return weights_of(case, to_official(net.state_dict()), recipe_weights)
 
 
 @contextmanager
@@ -148,41 +157,46 @@ def guided_by(net: PublishedMotionDecoder, face: Tensor, audio: Tensor):
 def check_motion_decoder_forward(case: GoldenCase) -> None:
     net, inputs, mids, outputs = make_decoder(case), case.inputs, case.mids, case.outputs
     x, t, audio, face = inputs["x"], inputs["times"], paired_rows(inputs["cond"]), reference_of(inputs["face"])
-    n_layers = len(net.layers)
-    layers = {f"layers.{i}": f"decoder_layer_{i}_out" for i in range(n_layers)}
     names = {
+        "lip_in": "lip_tokens",
+        "unrelated_in": "nonlip_tokens",
+        f"audio_layers.{len(net.audio_layers) - 1}": "audio_tokens_encoded",
+        f"reference_layers.{len(net.reference_layers) - 1}": "face_tokens_encoded",
+        "time_tokens": "time_tokens",
         "time_condition": "film_time_only",
         "audio_summary": "audio_hidden",
         "reference_summary": "face_hidden",
         "memory_norm": "memory",
-        **layers,
+        **{f"layers.{i}": f"decoder_layer_{i}_out" for i in range(len(net.layers))},
     }
-    others = ["lip_in", "unrelated_in", "audio_layers.1", "reference_layers.1", "time_tokens"]
     conditions: list[Tensor] = []
     hook = net.get_submodule("layers.0.film1").register_forward_hook(lambda _, given, __: conditions.append(given[1]))
-    with torch.no_grad(), recorded(net, [*names, *others]) as seen:
+    with torch.no_grad(), recorded(net, list(names)) as seen:
         conditioned = net(x, t, face, audio)
+        time_hidden = F.mish(net.time_hidden(time_embedding(t, case.meta["constructor"]["latent_dim"])))
     hook.remove()
-    assert_close(seen["lip_in"], mids["lip_tokens"], "lip tokens")
-    assert_close(seen["unrelated_in"], mids["nonlip_tokens"], "other tokens")
-    assert_close(seen["audio_layers.1"], mids["audio_tokens_encoded"], "audio tokens")
-    assert_close(seen["reference_layers.1"], mids["face_tokens_encoded"], "face tokens")
-    assert_close(seen["time_tokens"].view_as(mids["time_tokens"]), mids["time_tokens"], "time tokens")
-    for name, theirs in names.items():
-        assert_close(seen[name], mids[theirs], theirs)
-    n_audio = inputs["cond"].shape[1]
-    assert_close(seen["memory_norm"][:, n_audio:], mids["face_memory"], "face memory")
-    assert_close(conditions[0], mids["film_final"], "what modulates both branches")
-    assert_close(conditioned, outputs["conditioned"], "conditioned")
+    ours = {theirs: seen[name] for name, theirs in names.items()}
+    ours["face_memory"] = seen["memory_norm"][:, inputs["cond"].shape[1] :]
+    ours["film_final"] = conditions[0]
+    ours["time_hidden"] = time_hidden
+    for name, theirs in mids.items():
+        assert_close(ours[name].reshape(theirs.shape), theirs, name)
     with torch.no_grad():
         none = torch.zeros(len(x), dtype=torch.bool)
-        assert_close(net(x, t, face, audio, none), outputs["unconditional"], "unconditional")
-        assert_close(net(x, t, face, audio, inputs["keep_mask"]), outputs["masked"], "masked")
-        assert_close(guided_by(net, face, audio)(x, t, 2.0), outputs["guided_w2"], "guided")
+        made = {
+            "conditioned": conditioned,
+            "unconditional": net(x, t, face, audio, none),
+            "masked": net(x, t, face, audio, inputs["keep_mask"]),
+        }
+        for name in (name for name in outputs if name.startswith("guided_w")):
+            made[name] = guided_by(net, face, audio)(x, t, float(name.removeprefix("guided_w")))
+    for name, theirs in outputs.items():
+        assert_close(made[name], theirs, name)
 
 
-def manifest(name: str) -> dict[str, Any]:
-    return next(c for c in golden_cases("moditalker_atom") if c.name == name).meta["tensors"]
+def recipe_weights(case: GoldenCase, official: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """By the recipe of the motion decoder."""
+    return {key: recipe_weight(key, value.shape) for key, value in official.items()}
 
 
 def recipe_weight(key: str, shape: Sequence[int]) -> Tensor:
@@ -197,10 +211,9 @@ def recipe_weight(key: str, shape: Sequence[int]) -> Tensor:
 
 def check_motion_decoder_official_forward(case: GoldenCase) -> None:
     constructor, batch = case.meta["constructor"], case.meta["batch"]
-    shapes = {key: value["shape"] for key, value in manifest("official_motion_decoder.manifest").items()}
     with torch.device("meta"):
         net = PublishedMotionDecoder(**decoder_arguments(constructor))
-    weights = {key: recipe_weight(key, shape) for key, shape in shapes.items() if not DROPPED.fullmatch(key)}
+    weights = decoder_weights(case, net)
     net = net.to_empty(device="cpu")
     net.load_state_dict(from_official(weights), strict=True)
     net.frequencies = rotary_frequencies(constructor["latent_dim"])
@@ -226,18 +239,24 @@ def check_rotary_time_film(case: GoldenCase) -> None:
     assert_close(rotate(x, torch.arange(x.shape[1]).float(), frequencies), outputs["rotary"], "rotary")
     assert_close(time_embedding(inputs["times"], dim), outputs["time_embedding"], "time")
     film = Film(dim)
-    weights = {("weight" if value.ndim == 2 else "bias"): value for value in case.weights.values()}
-    film.linear.load_state_dict(weights)
+    official = {f"film.block.1.{kind}": value for kind, value in film.linear.state_dict().items()}
+    weights = weights_of(case, official, recipe_weights)
+    film.linear.load_state_dict({key.rpartition(".")[2]: weights[key] for key in official})
     scale, shift = film.scale_and_shift(inputs["film_position"])
     assert_close(scale, outputs["film_scale"], "scale")
     assert_close(shift, outputs["film_shift"], "shift")
     assert_close(film(x, inputs["film_position"]), outputs["film_applied"], "film")
 
 
-def recon_weight(key: str, shape: Sequence[int]) -> Tensor:
-    if key.endswith("num_batches_tracked"):
-        return torch.zeros((), dtype=torch.int64)
-    r = torch.randn(list(shape), generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
+def regressor_weights(case: GoldenCase, official: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """By the recipe of the regressor."""
+    return {key: recon_weight(key, value) for key, value in official.items()}
+
+
+def recon_weight(key: str, like: Tensor) -> Tensor:
+    if not like.is_floating_point():
+        return torch.zeros_like(like)
+    r = torch.randn(like.shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
     if key.endswith("running_var"):
         return 1 + 0.1 * r.abs()
     if key.endswith("running_mean"):
@@ -248,16 +267,17 @@ def recon_weight(key: str, shape: Sequence[int]) -> Tensor:
 
 
 def check_recon_net_forward(case: GoldenCase) -> None:
-    shapes = {key: value["shape"] for key, value in manifest("official_recon_net_resnet50.manifest").items()}
-    official = {key: recon_weight(key, shape) for key, shape in shapes.items()}
     net = FaceRegressor().eval()
+    official = weights_of(case, module_to_official(net.state_dict(), FACE_REGRESSOR_TABLE), regressor_weights)
     net.load_state_dict(module_from_official(official, FACE_REGRESSOR_TABLE), strict=True)
-    assert sum(p.numel() for p in net.parameters()) == case.meta["parameters"]
+    if "parameters" in case.meta:
+        assert sum(p.numel() for p in net.parameters()) == case.meta["parameters"]
     stages = ["maxpool", *(f"layer{i}" for i in range(1, 5))]
     with torch.no_grad(), recorded(net, [f"backbone.{stage}" for stage in stages]) as seen:
         coefficients = net(case.inputs["image"])
-    for stage in stages:
-        x, theirs = seen[f"backbone.{stage}"], case.mids[f"{stage}_stats"]
+    for name, theirs in case.mids.items():
+        stage = name.removesuffix("_stats")
+        x = seen[f"backbone.{stage}"]
         stats = torch.stack([x.mean(), x.std(), x.abs().sum()])
         assert_close(stats / theirs, torch.ones(3), stage, 1e-4)
     assert_close(coefficients, case.outputs["coeff"], "coefficients")
@@ -296,7 +316,10 @@ def check_diffusion_loss(case: GoldenCase) -> None:
     assert all(gradient is not None for gradient in gradients.values())
     theirs_named = to_official({name: g for name, g in gradients.items() if g is not None})
     unused = set(case.meta["parameters_without_gradient"])
-    assert unused == {key for key in case.weights if DROPPED.fullmatch(key) and not key.endswith("rotary.freqs")}
+    assert all(DROPPED.fullmatch(key) for key in unused)
+    assert not unused & theirs_named.keys()
+    if dropped := {key for key in case.weights if DROPPED.fullmatch(key)}:
+        assert unused == {key for key in dropped if not key.endswith(("rotary.freqs", "abs_pos_encoding.pe"))}
     for name, theirs in case.group("out/grad").items():
         assert_close(theirs_named[name], theirs, f"gradient of {name}")
     for name, theirs in case.group("out/grad_stats").items():
@@ -380,7 +403,7 @@ def check_lrs3_batch(case: GoldenCase) -> None:
 
 
 def check_indexed_dataset(case: GoldenCase) -> None:
-    dataset = IndexedDataset(FOLDER / case.meta["file"])
+    dataset = IndexedDataset(case.path.with_name(case.meta["file"]))
     assert dataset.offsets == case.meta["byte_offsets"]
     for name, theirs in case.outputs.items():
         item, key = name.split("/")
@@ -391,8 +414,9 @@ def check_hubert_features(case: GoldenCase) -> None:
     from transformers import HubertConfig, HubertModel
 
     model = HubertModel(HubertConfig(**case.meta["hubert_config"])).eval()
-    model.load_state_dict(case.weights, strict=False)
-    assert set(model.state_dict()) - set(case.weights) <= {"masked_spec_embed"}
+    used = {key: value for key, value in model.state_dict().items() if key != "masked_spec_embed"}
+    weights = weights_of(case, used, recipe_weights)
+    model.load_state_dict({key: weights[key] for key in used}, strict=False)
     for name, settings in case.meta["cases"].items():
         generator = torch.Generator().manual_seed(settings["generator_seed"])
         channels = 2 if settings["stereo"] else 1

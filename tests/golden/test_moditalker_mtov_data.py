@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -137,9 +138,16 @@ def check_lr_linear_warmup(case: GoldenCase) -> None:
     torch.testing.assert_close(ours, case.outputs["factor"], rtol=1e-12, atol=0)
 
 
+def accumulation(case: GoldenCase) -> int:
+    """Over how many iterations the case adds up gradients."""
+    found = re.search(r"accumulation (\d+)", case.meta["case_kind"])
+    assert found, f"{case.name}: no accumulation in {case.meta['case_kind']!r}"
+    return int(found[1])
+
+
 def check_ae_phase_schedule(case: GoldenCase) -> None:
     for disc_start, schedule in case.meta["schedules"].items():
-        accumulate = 3
+        accumulate = accumulation(case)
         for entry in schedule:
             n = entry["iteration"]
             phase = phase_of(n, max(int(disc_start), 0), accumulate)
@@ -155,21 +163,26 @@ def check_ae_phase_schedule(case: GoldenCase) -> None:
 
 
 def pipeline_inputs(case: GoldenCase) -> dict[str, Tensor]:
-    """The clips (1, 16, 3, 256, 256) in [-1, 1] that the input rule describes."""
+    """The clips (1, t, 3, h, w) in [-1, 1] that the input rule describes."""
+    rule, config = case.meta["input_rule"], case.meta["autoencoder"]["ddconfig"]
+    length, side = config["timesteps"], config["resolution"]
     generator = torch.Generator().manual_seed(case.meta["seed"])
 
-    def blocks(frames: int, repeats: int) -> Tensor:
-        levels = (torch.rand(1, 3, frames, 8, 8, generator=generator) * 255).round()
-        for axis, n in ((2, repeats), (3, 32), (4, 32)):
+    def blocks(name: str) -> Tensor:
+        found = re.search(rf"{name} = round\(rand\(1,3,(\d+),(\d+),(\d+),g\)\*255\)", rule)
+        assert found, f"{case.name}: no {name} in {rule!r}"
+        frames, rows, columns = (int(number) for number in found.groups())
+        levels = (torch.rand(1, 3, frames, rows, columns, generator=generator) * 255).round()
+        for axis, n in ((2, length // frames), (3, side // rows), (4, side // columns)):
             levels = levels.repeat_interleave(n, dim=axis)
         return levels
 
-    reference, video = blocks(1, 16), blocks(4, 4)
+    reference, video = blocks("reference"), blocks("video")
     masked = video.clone()
     masked[..., case.meta["mask_row"] :, :] = 0
-    points = (torch.rand(16, 68, 2, generator=generator) * 256).long()
+    points = (torch.rand(length, 68, 2, generator=generator) * side).long()
     assert torch.equal(points, case.inputs["landmarks"].long())
-    drawn = torch.from_numpy(dots(points.numpy(), 256)).permute(3, 0, 1, 2)[None].float()
+    drawn = torch.from_numpy(dots(points.numpy(), side)).permute(3, 0, 1, 2)[None].float()
     clips = {"reference": reference, "video": video, "masked": masked, "landmarks": drawn}
     return {name: (clip / 127.5 - 1).transpose(1, 2) for name, clip in clips.items()}
 
