@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 
-from src.face.moditalker_atom import quaternions
+from src.face.moditalker_atom_exact import quaternions
 
 ROUND_TO = 8  # rows of sound in a batch are a multiple of it
 MAX_ROWS = 60_000  # of sound, padding included, in a batch

@@ -17,7 +17,7 @@ from src.media.fixed_point import resize_fixed_point
 
 CROP_SIZE = 256  # of the rendered face
 REGRESSOR_SIZE = 224  # of the 3D morphable model's input
-_REGRESSOR_SCALE = 102.0  # pixels per unit of the standard face there
+REGRESSOR_SCALE = 102.0  # pixels per unit of the standard face there
 
 # Five points of a standard face, y up: left eye, right eye, nose tip, left and right corner of the mouth.
 STANDARD_POINTS = np.array(
@@ -174,7 +174,7 @@ def regressor_crop(
     points: Float[np.ndarray, "68 2"],
     *,
     size: int = REGRESSOR_SIZE,
-    standard_scale: float = _REGRESSOR_SCALE,
+    standard_scale: float = REGRESSOR_SCALE,
     standard: Float[np.ndarray, "5 3"] = STANDARD_POINTS,
 ) -> RegressorCrop:
     """The face shifted and scaled to where the regressor expects it; black outside the picture.

@@ -1,6 +1,7 @@
 """AToM: a face and a voice -> moving landmarks, on a head that keeps still or moves like that of a driving video.
 
-Other pipelines make pictures of them: MToV, MoDiTalker's second stage, and `landmark_driven`.
+Other pipelines make pictures of them: MToV, MoDiTalker's second stage, and `landmark_driven`. Heads are those of MediaPipe's landmarks; the
+original's way, by a 3D morphable face model, is `src.pipelines.moditalker_atom_exact`.
 """
 
 import logging
@@ -10,37 +11,32 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 
-from src.adapters.moditalker_atom import METHOD, load_face_regressor
+from src.adapters.moditalker_atom import METHOD
 from src.audio.features import FPS, SpeechFeatures
 from src.audio.imported import ImportedFeatures
 from src.checkpoint import Checkpoint, instantiate, load
 from src.datamodules.store import Clip
-from src.errors import CheckpointError, ConfigError, FaceError
+from src.errors import CheckpointError, FaceError
 from src.face.landmarks import smooth, to_ibug68
-from src.face.liveportrait_talker import regressor_crop
 from src.face.mesh_motion import spread
 from src.face.moditalker_atom import (
     Heads,
-    MorphableFace,
-    align_by_coefficients,
     fit_heads,
     follow,
     from_network,
     frontal_points,
     neutral_face,
     posed_points,
-    read_morphable_face,
     to_network,
 )
+from src.face.moditalker_atom_exact import read_morphable_face
 from src.face.topology import NUM_LANDMARKS
 from src.lightning_modules.moditalker_atom import AToM
 from src.media import VideoReader
 from src.media.looping import ping_pong
-from src.nn.liveportrait_talker import FaceRegressor
-from src.nn.liveportrait_talker.face_regressor import part
-from src.pipelines.loading import load_model, pick_device
+from src.pipelines.loading import load_model
 from src.pipelines.sources import stored_clip, track_landmarks
 from src.pipelines.voices import read_voice
 
@@ -49,12 +45,6 @@ log = logging.getLogger(__name__)
 MAX_GAP = 10  # frames of a driving video without a face that are interpolated
 
 Voice = str | Path | Clip | Float32[np.ndarray, " s"]
-
-# What the exact tier needs, and what for; the free tier needs none of it.
-AUXILIARY_FILES = {
-    "face_model_3d": "BFM_model_front.mat: landmarks out of coefficients of the 3D morphable face model",
-    "face_regressor": "epoch_20.pth of Deep3DFaceRecon: coefficients of a face",
-}
 
 
 @dataclass(frozen=True)
@@ -200,11 +190,11 @@ def head_motion(
     """A head for every frame; see `generate_motion`."""
     if driving is None:
         return head[np.zeros(n_frames, np.int64)]
-    frames = driving[_frames_for(len(driving), n_frames)]
+    frames = driving[frames_for(len(driving), n_frames)]
     return follow(head, frames) if pose == "relative" else frames
 
 
-def _frames_for(n_driving: int, n_frames: int) -> Int64[np.ndarray, " t"]:
+def frames_for(n_driving: int, n_frames: int) -> Int64[np.ndarray, " t"]:
     """Frames of a driving video, to and fro where it is too short, which is said."""
     if n_driving < n_frames:
         log.warning(
@@ -254,110 +244,3 @@ def require_short_gaps(found: Bool[np.ndarray, " t"], fps: float | int, name: st
                 f"{name}: no face from {start / fps:.2f} s to {stop / fps:.2f} s, and at most {MAX_GAP} frames can be "
                 "interpolated: cut the video there, or give another one."
             )
-
-
-# --- exact tier
-
-
-@dataclass(frozen=True)
-class ExactHeads:
-    """The heads of a driving video as the original takes them: `coefficients` of the face model and 68 `landmarks` per frame."""
-
-    coefficients: Float32[np.ndarray, "t 257"]
-    landmarks: Float64[np.ndarray, "t 68 2"]
-
-    def __len__(self) -> int:
-        return len(self.landmarks)
-
-    def part(self, name: str) -> Float32[np.ndarray, "t n"]:
-        """Some of the coefficients, see `src.nn.liveportrait_talker.face_regressor.PARTS`."""
-        return part(torch.from_numpy(self.coefficients), name).numpy()
-
-
-class ExactAlignment:
-    """The original's way through a 3D morphable face model: coefficients of faces, landmarks out of them, and landmarks onto heads.
-
-    Args:
-        face_model_3d: BFM_model_front.mat.
-        face_regressor: epoch_20.pth of Deep3DFaceRecon.
-        device: where the regressor runs.
-        batch_size: frames per pass.
-
-    Raises:
-        ConfigError: files that are missing, all of them, with what each is for.
-    """
-
-    def __init__(
-        self,
-        face_model_3d: str | Path | None,
-        face_regressor: str | Path | None,
-        *,
-        device: str = "auto",
-        batch_size: int = 16,
-    ) -> None:
-        given = {"face_model_3d": face_model_3d, "face_regressor": face_regressor}
-        absent = [name for name, path in given.items() if not path or not Path(path).is_file()]
-        if face_model_3d is None or face_regressor is None or absent:
-            needed = " and ".join(f"{name} ({AUXILIARY_FILES[name]})" for name in absent)
-            raise ConfigError(
-                f"the exact alignment lacks {needed}: give these files, or take the free alignment, which needs none."
-            )
-        self.face: MorphableFace = read_morphable_face(face_model_3d)
-        self.regressor: FaceRegressor = load_face_regressor(face_regressor).to(pick_device(device))
-        self.batch_size = batch_size
-
-    def read_heads(self, driving: str | Path | Clip, *, face_model: str | Path | None = None) -> ExactHeads:
-        """The heads of a driving video at 25 frames per second, or of a stored clip; errors as of the free `read_heads`."""
-        landmarks = read_driving_landmarks(driving, face_model)
-        clip = stored_clip(driving)
-        read = clip.frames if clip is not None else VideoReader(str(driving), fps=FPS).read
-        chunks = [range(i, min(i + self.batch_size, len(landmarks))) for i in range(0, len(landmarks), self.batch_size)]
-        heads = [self.heads(read(chunk), landmarks[chunk.start : chunk.stop]) for chunk in chunks]
-        return ExactHeads(
-            np.concatenate([head.coefficients for head in heads]), np.concatenate([head.landmarks for head in heads])
-        )
-
-    @torch.inference_mode()
-    def heads(self, frames: UInt8[np.ndarray, "t h w 3"], landmarks: Float[np.ndarray, "t n d"]) -> ExactHeads:
-        """Coefficients of the faces in RGB frames, given their 478 or 68 landmarks in pixels."""
-        points = to_ibug68(landmarks[..., :2]).astype(np.float64)
-        crops = np.stack([regressor_crop(frame, face).image for frame, face in zip(frames, points, strict=True)])
-        device = next(self.regressor.parameters()).device
-        pictures = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2).float() / 255
-        return ExactHeads(self.regressor(pictures).cpu().numpy(), points)
-
-    def frontal(self, heads: ExactHeads) -> Float32[np.ndarray, "t 68 3"]:
-        """Their faces without pose, decimetres."""
-        return self.face.faces(heads.part("identity"), heads.part("expression"))
-
-    def onto(self, faces: Float[np.ndarray, "t 68 3"], heads: ExactHeads) -> Int64[np.ndarray, "t 68 2"]:
-        """Frontal faces in whole pixels of the frames that the heads were found in."""
-        aligned = align_by_coefficients(faces, heads.part("angle"), heads.part("translation"), heads.landmarks)
-        return aligned.astype(np.int64)
-
-
-def generate_exact_motion(
-    generator: MotionGenerator,
-    alignment: ExactAlignment,
-    source: ExactHeads,
-    audio: Voice,
-    driving: ExactHeads,
-    *,
-    seed: int = 1,
-    **options: Any,
-) -> tuple[Int64[np.ndarray, "t 68 2"], SpokenMotion]:
-    """Landmarks as the original's two scripts make them: the person's face from `source` speaks on the heads of `driving`.
-
-    Args:
-        generator: with the neutral face of the same face model.
-        alignment: of both heads.
-        source: one frame of the person.
-        audio: the voice.
-        driving: a head per frame; too few are played to and fro.
-        seed: of the noise.
-        options: of `MotionGenerator.__call__`.
-    """
-    motion = generator(alignment.frontal(source)[0].astype(np.float64), audio, seed=seed, **options)
-    frames = _frames_for(len(driving), len(motion))
-    heads = ExactHeads(driving.coefficients[frames], driving.landmarks[frames])
-    return alignment.onto(motion.faces, heads), motion

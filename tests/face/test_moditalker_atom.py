@@ -6,16 +6,15 @@ from scipy.spatial.transform import Rotation
 
 from src.errors import FaceError
 from src.face.moditalker_atom import (
-    ENLARGEMENT,
     fit_heads,
     follow,
     from_network,
     frontal_points,
     neutral_face,
     posed_points,
-    read_morphable_face,
     to_network,
 )
+from src.face.moditalker_atom_exact import ENLARGEMENT, read_morphable_face
 
 SIGMA = 90.0  # pixels per decimetre
 

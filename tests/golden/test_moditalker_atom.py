@@ -22,15 +22,13 @@ from src.audio.hubert_pairs import hubert_rows, normalised
 from src.datamodules.moditalker_atom_layout import collate, original_batches, residual_target
 from src.diffusion.motion import MotionDiffusion, guided
 from src.face.liveportrait_talker import five_points, regressor_crop, standard_face_pose
-from src.face.moditalker_atom import (
+from src.face.moditalker_atom import from_network, frontal_picture, landmark_discs
+from src.face.moditalker_atom_exact import (
     REGRESSOR_SCALE,
     MorphableFace,
     align_by_coefficients,
     euler_angles,
-    from_network,
-    frontal_picture,
     in_crop,
-    landmark_discs,
     quaternions,
     rotations,
     with_closed_eyes,

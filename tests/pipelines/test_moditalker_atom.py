@@ -9,7 +9,7 @@ import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from scipy.io import savemat
 
-import src.pipelines.moditalker_atom as pipeline_module
+import src.pipelines.moditalker_atom_exact as exact_module
 from src.audio.log_mel import LogMel
 from src.checkpoint import Checkpoint, save_safetensors
 from src.diffusion.motion import MotionDiffusion
@@ -23,16 +23,14 @@ from src.nn.landmark_driven import LandmarkDrivenUNet
 from src.nn.moditalker_atom import MotionDecoder
 from src.pipelines.landmark_driven import LandmarkDrivenPipeline
 from src.pipelines.moditalker_atom import (
-    ExactAlignment,
-    ExactHeads,
     MotionGenerator,
-    generate_exact_motion,
     generate_motion,
     head_motion,
     load_motion_generator,
     read_heads,
     require_short_gaps,
 )
+from src.pipelines.moditalker_atom_exact import ExactAlignment, ExactHeads, generate_exact_motion
 from tests.motion_stores import speaking_landmarks, write_speaking_store
 
 NET: dict[str, Any] = {"dim": 16, "ff_dim": 24, "n_layers": 1, "n_heads": 2, "audio_dim": 8, "n_encoder_layers": 1}
@@ -166,7 +164,7 @@ def test_the_exact_alignment_puts_faces_onto_the_heads_of_its_frames(tmp_path, m
             coefficients[:, 80] = 2.0  # an open mouth
             return coefficients
 
-    monkeypatch.setattr(pipeline_module, "load_face_regressor", lambda path: Regressor())
+    monkeypatch.setattr(exact_module, "load_face_regressor", lambda path: Regressor())
     write_face_model(tmp_path / "BFM_model_front.mat")
     (tmp_path / "epoch_20.pth").touch()
     alignment = ExactAlignment(tmp_path / "BFM_model_front.mat", tmp_path / "epoch_20.pth", device="cpu")

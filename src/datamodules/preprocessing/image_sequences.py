@@ -1,5 +1,6 @@
-"""Recordings that are numbered pictures: `<name>_<number>.jpg`, one per frame, 25 per second."""
+"""Recordings that are numbered pictures, `<name>_1.jpg` or `00000.jpg` and so on, one per frame, 25 per second."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,12 +60,16 @@ class ImageSequence:
 
 
 def numbered_from(path: Path) -> list[Path]:
-    """`path` and the pictures that follow it in number without a gap; MediaError where it has no number."""
-    name, _, number = path.stem.rpartition("_")
-    if not number.isdecimal():
+    """`path` and the pictures that follow it in number without a gap; MediaError where it has no number.
+
+    A number that begins with 0 says how many digits the others have at least.
+    """
+    name = re.fullmatch(r"(?P<stem>|.*_)(?P<number>[0-9]+)", path.stem)
+    if name is None:
         raise MediaError(f"{path} has no number: name the pictures of a sequence NAME_1.jpg, NAME_2.jpg, ...")
-    found, i = [], int(number)
-    while (picture := path.with_name(f"{name}_{i}{path.suffix}")).is_file():
+    width = len(name["number"]) if name["number"].startswith("0") else 1
+    found, i = [], int(name["number"])
+    while (picture := path.with_name(f"{name['stem']}{i:0{width}d}{path.suffix}")).is_file():
         found.append(picture)
         i += 1
     return found

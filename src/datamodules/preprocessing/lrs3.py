@@ -26,7 +26,8 @@ from src.datamodules.tables import require_settings, save_array
 from src.errors import ConfigError, StoreError
 from src.face.drawing import draw_points
 from src.face.mesh_motion import spread
-from src.face.moditalker_atom import NETWORK_UNIT, neutral_mesh, rotations
+from src.face.moditalker_atom import NETWORK_UNIT, neutral_mesh
+from src.face.moditalker_atom_exact import rotations
 from src.face.topology import IBUG68
 
 log = logging.getLogger(__name__)

@@ -130,7 +130,7 @@ class Dataset:
         recordings: dict[str, Recording] = {}
         failures: list[Failure] = []
         for path in paths:
-            found = self._recording(path, PurePosixPath(path.relative_to(raw)))
+            found = self.recording(path, PurePosixPath(path.relative_to(raw)), path.stat().st_size)
             if isinstance(found, Recording) and found.id in recordings:
                 twin = recordings[found.id].source
                 found = Failure(found.source, f"differs from {twin} in its suffix only: rename or remove one of them.")
@@ -142,7 +142,14 @@ class Dataset:
             log.info("%d of %d entries of the split lists are not below %s", len(unused), len(self._listed), raw)
         return list(recordings.values()), failures
 
-    def _recording(self, path: Path, relative: PurePosixPath) -> Recording | Failure:
+    def recording(self, path: Path, relative: PurePosixPath, size: int) -> Recording | Failure:
+        """What a file is, or why it is none.
+
+        Args:
+            path: the file.
+            relative: its path below the raw folder, which says who is in it and to which split it belongs.
+            size: bytes.
+        """
         source, bare = str(relative), str(relative.with_suffix(""))
         if reason := self.skip.get(relative.stem):
             return Failure(source, f"left out by dataset={self.name}: {reason}.")
@@ -153,7 +160,7 @@ class Dataset:
                 source, f"is not named as {self.name} names its files{like}: rename it or use dataset=folder."
             )
         identity = match["identity"]
-        return Recording(path, source, safe_id(bare), identity, self._split(relative, identity), path.stat().st_size)
+        return Recording(path, source, safe_id(bare), identity, self._split(relative, identity), size)
 
     def _split(self, relative: PurePosixPath, identity: str) -> str:
         for name in (str(relative), str(relative.with_suffix("")), relative.stem, identity):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from src.nn.moditalker_atom.layers import (
+    EncoderLayer,
     FeedForward,
     Film,
     rotary_frequencies,
@@ -58,23 +59,6 @@ class RotaryAttention(nn.Module):
 
     def _turned(self, x: Float[Tensor, "b head n c"]) -> Float[Tensor, "b head n c"]:
         return rotate(x, torch.arange(x.shape[2], device=x.device, dtype=torch.float32), self.frequencies)
-
-
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward net, norms first."""
-
-    def __init__(self, dim: int, ff_dim: int, n_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attention = RotaryAttention(dim, n_heads, dropout)
-        self.feed_forward = FeedForward(dim, ff_dim, dim, dropout)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Float[Tensor, "b t d"], seen: Bool[Tensor, "b t"] | None) -> Float[Tensor, "b t d"]:
-        """Tokens that have looked at each other."""
-        normed = self.norm1(x)
-        x = x + self.dropout(self.attention(normed, normed, seen))
-        return x + self.dropout(self.feed_forward(self.norm2(x)))
 
 
 class DecoderLayer(nn.Module):
@@ -144,7 +128,9 @@ class MotionDecoder(nn.Module):
         self.lip_in = nn.Linear(3 * len(LIP_RELATED), dim)
         self.unrelated_in = nn.Linear(3 * len(UNRELATED), dim)
         self.audio_in = nn.Linear(audio_dim, dim)
-        self.audio_layers = nn.ModuleList(EncoderLayer(dim, ff_dim, n_heads, dropout) for _ in range(n_encoder_layers))
+        self.audio_layers = nn.ModuleList(
+            EncoderLayer(RotaryAttention(dim, n_heads, dropout), dim, ff_dim, dropout) for _ in range(n_encoder_layers)
+        )
         self.audio_norm = nn.LayerNorm(dim)
         self.reference_in = nn.Linear(N_VALUES, dim)
         self.reference_summary, self.audio_summary = summary(dim), summary(dim)

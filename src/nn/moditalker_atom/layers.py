@@ -75,6 +75,30 @@ class FeedForward(nn.Module):
         return self.second(self.dropout(F.gelu(self.first(x))))
 
 
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward net, norms first.
+
+    Args:
+        attention: maps (tokens, tokens, what else it is told) to tokens.
+        dim: width of the tokens.
+        ff_dim: hidden width of the feed-forward net.
+        dropout: of what attention and feed-forward net add.
+    """
+
+    def __init__(self, attention: nn.Module, dim: int, ff_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attention = attention
+        self.feed_forward = FeedForward(dim, ff_dim, dim, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "b n d"], told: Tensor | None) -> Float[Tensor, "b n d"]:
+        """Tokens that have looked at each other; `told` is the attention's third argument: rotary frequencies, or which tokens count."""
+        normed = self.norm1(x)
+        x = x + self.dropout(self.attention(normed, normed, told))
+        return x + self.dropout(self.feed_forward(self.norm2(x)))
+
+
 def summary(dim: int) -> nn.Sequential:
     """From the mean of tokens to a vector that conditions others."""
     return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))

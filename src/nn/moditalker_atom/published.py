@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from src.nn.moditalker_atom.layers import (
-    FeedForward,
+    EncoderLayer,
     Film,
     rotary_frequencies,
     rotate,
@@ -35,7 +35,6 @@ class Attention(nn.Module):
     def __init__(self, dim: int, n_heads: int, dropout: float) -> None:
         super().__init__()
         self.attention = nn.MultiheadAttention(dim, n_heads, dropout=dropout, batch_first=True)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(
         self,
@@ -45,24 +44,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         """What the tokens `x` gather from `memory`."""
         queries, keys = turned(x, frequencies), turned(memory, frequencies)
-        return self.dropout(self.attention(queries, keys, memory, need_weights=False)[0])
-
-
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward net, norms first."""
-
-    def __init__(self, dim: int, ff_dim: int, n_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attention = Attention(dim, n_heads, dropout)
-        self.feed_forward = FeedForward(dim, ff_dim, dim, dropout)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Float[Tensor, "b n d"], frequencies: Float[Tensor, " half"] | None) -> Float[Tensor, "b n d"]:
-        """Tokens that have looked at each other."""
-        normed = self.norm1(x)
-        x = x + self.attention(normed, normed, frequencies)
-        return x + self.dropout(self.feed_forward(self.norm2(x)))
+        return self.attention(queries, keys, memory, need_weights=False)[0]
 
 
 class DecoderLayer(nn.Module):
@@ -74,6 +56,7 @@ class DecoderLayer(nn.Module):
         self.cross_attention = Attention(dim, n_heads, dropout)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim) for _ in range(3))
         self.film1, self.film2, self.film3 = (Film(dim) for _ in range(3))
+        self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(dim, 2 * dim)
 
     def forward(
@@ -87,10 +70,10 @@ class DecoderLayer(nn.Module):
         """Features of both branches, from what the last cross-attention finds."""
 
         def look_around(z: Tensor) -> Tensor:
-            return self.self_attention(z, z, frequencies)
+            return self.dropout(self.self_attention(z, z, frequencies))
 
         def look_at(z: Tensor, tokens: Tensor) -> Tensor:
-            return self.cross_attention(z, tokens, frequencies)
+            return self.dropout(self.cross_attention(z, tokens, frequencies))
 
         lip, face = x.chunk(2, dim=-1)
         lip = lip + self.film1(look_around(self.norm1(lip)), condition)
@@ -148,7 +131,8 @@ class PublishedMotionDecoder(nn.Module):
         self.audio_in = nn.Linear(audio_dim // TOKENS_PER_FRAME, dim)
         self.reference_in = nn.Linear(N_VALUES, dim)
         self.audio_layers, self.reference_layers = (
-            nn.ModuleList(EncoderLayer(dim, ff_dim, n_heads, dropout) for _ in range(2)) for _ in range(2)
+            nn.ModuleList(EncoderLayer(Attention(dim, n_heads, dropout), dim, ff_dim, dropout) for _ in range(2))
+            for _ in range(2)
         )
         self.audio_summary, self.reference_summary = summary(dim), summary(dim)
         self.null_audio = nn.Parameter(torch.randn(1, n_tokens, dim))
