@@ -3,10 +3,12 @@
 latents/<name>/<clip>.npy            float16 (T, c, h, w), of whole frames
 latents/<name>/<clip>.masked.npy     of frames whose repainted part is black, as the mask rule has it
 latents/<name>/settings.json         first stage, resolution, mask: latents of other settings are refused
+latents/<name>/clips.csv             what each clip was when it was encoded; of a clip made twice, the last row counts
 """
 
 import dataclasses
 import functools
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +21,13 @@ from torch import Tensor
 
 from src.checkpoint import instantiate, load, weights_sha256
 from src.datamodules.store import Clip
-from src.datamodules.tables import differences, plain
+from src.datamodules.tables import append_rows, differences, plain, read_rows
 from src.errors import CheckpointError, StoreError
 from src.face.repainting import MaskRule
 from src.nn.difftalk import VQAutoencoder
 
-FOLDER = "latents"
-
+FOLDER, CLIPS, CLIP_COLUMNS = "latents", "clips.csv", ("id", "n_frames", "fingerprint")
+ENDS = 65_536  # bytes
 
 OF_METHODS = {"difftalk_autoencoder": ("net", "net."), "difftalk": ("first_stage", "first_stage.")}
 """Checkpoints that hold a first stage: method -> (its place in the model's configuration, prefix of its weights)."""
@@ -69,7 +71,7 @@ class StoredLatents:
         mask: by which they must have been masked.
 
     Raises:
-        StoreError: there are none, they were made with other settings, or clips have none.
+        StoreError: there are none, they were made with other settings, or clips have none or have been replaced since.
     """
 
     def __init__(self, clips: Sequence[Clip], name: str, resolution: int, mask: MaskRule) -> None:
@@ -90,6 +92,12 @@ class StoredLatents:
                 f"{self.folder} lacks the latents of {len(missing)} of {len(clips)} clips (first: {missing[0]}): "
                 "make them with tools/preprocess.py latents=..."
             )
+        encoded = encoded_clips(self.folder)
+        if stale := [clip.id for clip in clips if encoded.get(clip.id) != clip_row(clip)]:
+            raise StoreError(
+                f"{self.folder}: {len(stale)} of {len(clips)} clips are others than those that were encoded (first: {stale[0]}): make "
+                "their latents again with tools/preprocess.py latents=..."
+            )
 
     def item(self, clip: Clip, target: int, reference: int) -> dict[str, Tensor]:
         """`latent`, `masked_latent` and `reference_latent`, (c, h, w) float32."""
@@ -102,6 +110,33 @@ class StoredLatents:
 
     def _open(self, name: str) -> np.ndarray:
         return _open_array(self.folder / name)
+
+
+def clip_row(clip: Clip) -> dict[str, str]:
+    """What tells a clip from another of the same name: its length, and a hash of the ends of its video and of its landmarks.
+
+    The whole files are not read: a video that was encoded anew differs in size, and in its table of frames, which lies at one end.
+    """
+    digest = hashlib.sha256()
+    for path in (clip.video_path, clip.array_path()):
+        size = path.stat().st_size
+        digest.update(size.to_bytes(8, "little"))
+        with path.open("rb") as file:
+            digest.update(file.read(ENDS))
+            file.seek(max(size - ENDS, 0))
+            digest.update(file.read(ENDS))
+    return {"id": clip.id, "n_frames": str(clip.n_frames), "fingerprint": digest.hexdigest()[:12]}
+
+
+def encoded_clips(folder: Path) -> dict[str, dict[str, str]]:
+    """What the clips were when they were encoded, by id."""
+    path = folder / CLIPS
+    return {row["id"]: row for row in read_rows(path)} if path.is_file() else {}
+
+
+def note_encoded(folder: Path, clip: Clip) -> None:
+    """Write down what a clip was when it was encoded."""
+    append_rows(folder / CLIPS, CLIP_COLUMNS, [clip_row(clip)])
 
 
 def frame_settings(resolution: int, mask: MaskRule) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from src.datamodules.sampling import ResumableSampler
-from src.errors import require_least
+from src.errors import ConfigError, require_least
 
 C = TypeVar("C")
 D = TypeVar("D", bound=Dataset)
@@ -102,8 +102,13 @@ class ResumableDataModule(pl.LightningDataModule, Generic[D]):
         return DataLoader(self.train_dataset, self.batch_size, sampler=sampler, **self.loader_options)
 
     def val_dataloader(self) -> DataLoader:
-        """In the order of the data set."""
+        """In the order of the data set; ConfigError where it is smaller than the number of processes, which must all have a part."""
         sampler = self._sampler(self.val_dataset, shuffle=False, pad=False)
+        if sampler.size < sampler.num_replicas:
+            raise ConfigError(
+                f"the validation data have {sampler.size} rows for {sampler.num_replicas} processes: prepare more of them, take fewer "
+                "trainer.devices, or leave the validation out with trainer.limit_val_batches=0."
+            )
         return DataLoader(self.val_dataset, self.val_batch_size, sampler=sampler, **self.loader_options)
 
     def _sampler(self, dataset: Dataset, *, shuffle: bool, pad: bool) -> ResumableSampler:

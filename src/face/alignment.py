@@ -132,7 +132,7 @@ class MeanFaceAlignment:
         self,
         size: int | Sequence[int] | None = None,
         *,
-        mean_face: str | Path | Float[np.ndarray, "68 2"] = "large",
+        mean_face: str | Path | Float[np.ndarray, "68 2"] | Sequence[Sequence[float]] = "large",
         scale: float = 1.0,
         offset: Sequence[float] | None = None,
         window: int = 7,

@@ -164,6 +164,15 @@ def fill_missing(
     return _interpolate(landmarks, np.flatnonzero(valid)), valid
 
 
+def bridged(valid: Bool[np.ndarray, " t"], max_gap: int) -> Bool[np.ndarray, " t"]:
+    """Frames with a face, and those of gaps of at most `max_gap` frames, between detections or at either end: so far it moves little."""
+    starts_and_ends = np.flatnonzero(np.diff(np.concatenate([[True], valid, [True]]).astype(np.int8)))
+    shown = valid.copy()
+    for start, end in starts_and_ends.reshape(-1, 2):
+        shown[start:end] = end - start <= max_gap
+    return shown
+
+
 def _interpolate(landmarks: Float[np.ndarray, "t n d"], known: Int[np.ndarray, " k"]) -> Float[np.ndarray, "t n d"]:
     """Linear interpolation in time between the frames `known`, the nearest beyond them."""
     frames = np.arange(len(landmarks))

@@ -47,14 +47,16 @@ _PACKAGED = [
 _CSV_COLUMNS = 1 + 2 * 68
 
 
-def load_mean_face(source: str | Path | Float[np.ndarray, "68 2"]) -> Float[np.ndarray, "68 2"]:
-    """A mean face by name ("large", "packaged"), from a .npy file of shape (68, 2), or as given; float64.
+def load_mean_face(
+    source: str | Path | Float[np.ndarray, "68 2"] | Sequence[Sequence[float]],
+) -> Float[np.ndarray, "68 2"]:
+    """A mean face by name ("large", "packaged"), from a .npy file of shape (68, 2), or as given, also in nested lists; float64.
 
     Raises:
         FaceError: no such name or file, or another shape.
     """
-    if isinstance(source, np.ndarray):
-        return source.astype(np.float64)
+    if not isinstance(source, str | Path):
+        return _checked(np.asarray(source, dtype=np.float64), "as given")
     tables = {"large": _LARGE, "packaged": _PACKAGED}
     if str(source) in tables:
         return np.array(tables[str(source)], dtype=np.float64)
@@ -64,8 +66,12 @@ def load_mean_face(source: str | Path | Float[np.ndarray, "68 2"]) -> Float[np.n
         raise FaceError(
             f"mean_face={source} is neither large nor packaged nor a readable .npy file: check the path."
         ) from error
+    return _checked(points, str(source))
+
+
+def _checked(points: np.ndarray, name: str) -> Float[np.ndarray, "68 2"]:
     if points.shape != (68, 2):
-        raise FaceError(f"The mean face {source} has shape {points.shape}: it must be 68 points of x and y.")
+        raise FaceError(f"The mean face {name} has shape {points.shape}: it must be 68 points of x and y.")
     return points.astype(np.float64)
 
 

@@ -4,7 +4,6 @@ Symbols: z_0 clean latent of the whole frame, z_m latent of the masked frame, z_
 Source: Shen et al., arXiv:2301.03786; latent diffusion: Rombach et al., arXiv:2112.10752.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +17,6 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from src.checkpoint import newest_checkpoint
-from src.datamodules.latents import fingerprint_of, load_first_stage
 from src.diffusion.inpainting import ddim_schedule, inpaint, published_ddim
 from src.diffusion.losses import denoising_error
 from src.diffusion.noise import FrameNoise, NoiseMode, randn_each
@@ -27,8 +24,9 @@ from src.diffusion.noise_tables import noise_tables, scaled_linear_betas
 from src.diffusion.pixels import to_signed, to_unit
 from src.diffusion.regions import boxed_loss, mouth_box
 from src.diffusion.sampling import SAMPLERS, Scheduler, SchedulerFactory, sampler_for, takes_eta
-from src.errors import CheckpointError, ConfigError, StoreError, require_least
+from src.errors import ConfigError, require_least
 from src.face.repainting import MaskRule, latent_masks
+from src.lightning_modules.difftalk_first_stage import check_batch, check_latents, take_over
 from src.lightning_modules.optimization import OptimizerFactory, optimize
 from src.lightning_modules.optimization import SchedulerFactory as LRSchedulerFactory
 from src.lightning_modules.randomness import StepRandomness
@@ -36,13 +34,10 @@ from src.lightning_modules.validation import evaluation_is_due, row_generators
 from src.metrics.images import PSNR, SSIM
 from src.nn.difftalk import DiffTalkNet, VQAutoencoder
 
-log = logging.getLogger(__name__)
-
 CONSTANT = 1e-6  # deviation of a latent channel below which it carries nothing
 PUBLISHED = "published"  # the original's masked DDIM
 
 LIP_MARGIN = 1  # cells around the lips
-UNTRAINED = "untrained"  # no first stage: only to try the code
 
 Batch = Mapping[str, Tensor]
 
@@ -176,24 +171,7 @@ class DiffTalk(pl.LightningModule):
         """ConfigError where speech features or pictures of the data are not those of the network, or `sampler` cannot sample it."""
         self.check_sampler(None)  # now, not at the first evaluation
         datamodule: Any = self.trainer.datamodule  # ty: ignore[missing-attribute]
-        shown = datamodule.preview(1)
-        n_rows, dim = shown["audio"].shape[1:]
-        if dim != self.net.audio_dim:
-            raise ConfigError(
-                f"net.audio_dim={self.net.audio_dim}: the speech features of the data have {dim} numbers per frame; "
-                f"give net.audio_dim={dim}, or other features."
-            )
-        if n_rows != self.net.n_audio_rows:
-            raise ConfigError(
-                f"net.n_audio_rows={self.net.n_audio_rows}: the data have {n_rows} rows of speech features around a frame; "
-                f"give net.n_audio_rows={n_rows}, or other datamodule.audio_offsets."
-            )
-        side, factor = shown["target"].shape[-1], self.first_stage.factor
-        if side != self.net.image_size * factor:
-            raise ConfigError(
-                f"net.image_size={self.net.image_size}: the first stage makes latents of {side / factor:g} of frames of "
-                f"datamodule.resolution={side}; give net.image_size={side // factor} and a resolution that {factor} divides."
-            )
+        check_batch(datamodule.preview(1), self.net, self.first_stage)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What is resumed brings its first stage along, and the scale of its latents."""
@@ -204,8 +182,8 @@ class DiffTalk(pl.LightningModule):
         """A new training takes over the first stage, and measures its latents where they are to be normalised."""
         datamodule: Any = self.trainer.datamodule  # ty: ignore[missing-attribute]
         if not self._resumed:
-            self.load_first_stage()
-        self._check_latents(datamodule)
+            take_over(self.first_stage, self.first_stage_ckpt, self.runs)
+        check_latents(datamodule.train_dataset, self.first_stage)
         if self.normalise_latents and not self._resumed:
             self._measure_latents(datamodule.preview(64)["target"])
 
@@ -215,48 +193,6 @@ class DiffTalk(pl.LightningModule):
         self.latent_mean.copy_(latents.mean(dim=(0, 2, 3)))
         deviation = latents.std(dim=(0, 2, 3))
         self.latent_std.copy_(torch.where(deviation > CONSTANT, deviation, 1.0))
-
-    def _check_latents(self, datamodule: Any) -> None:
-        """StoreError where the latents of the data were made by another first stage."""
-        stored = getattr(datamodule.train_dataset, "latents", None)
-        if stored is not None and (made_by := stored.settings.get("first_stage")) != fingerprint_of(self.first_stage):
-            raise StoreError(
-                f"{stored.folder} was made by another first stage ({made_by}) than the model's ({fingerprint_of(self.first_stage)}): "
-                "make latents of another name with tools/preprocess.py, or give the model.first_stage_ckpt that made these."
-            )
-
-    def load_first_stage(self) -> None:
-        """Weights of `first_stage_ckpt`; ConfigError or CheckpointError where there are none that fit."""
-        if self.first_stage_ckpt == UNTRAINED:
-            log.warning("model.first_stage_ckpt=%s: the first stage is random", UNTRAINED)
-            return
-        path = self._first_stage_path()
-        there, _ = load_first_stage(path)
-        try:
-            self.first_stage.load_state_dict(there.state_dict())
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"model.first_stage_ckpt={path} is of another autoencoder than model.first_stage describes: "
-                f"{str(error).splitlines()[1].strip()}"
-            ) from error
-        log.info("first stage: %s", path)
-
-    def _first_stage_path(self) -> Path:
-        choice = self.first_stage_ckpt
-        if choice is None:
-            raise ConfigError(
-                "model.first_stage_ckpt has no value: train one with experiment=difftalk_autoencoder_... and give its checkpoint."
-            )
-        name = str(choice).removeprefix("last:")
-        if name == str(choice):
-            return Path(choice)
-        newest = newest_checkpoint(self.runs / name)
-        if newest is None:
-            raise ConfigError(
-                f"model.first_stage_ckpt={choice}: no run below {self.runs / name} has written a checkpoint; run "
-                f"python train.py experiment={name} first, or give a file."
-            )
-        return newest
 
     @torch.no_grad()
     def encode(self, frames: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h2 w2"]:

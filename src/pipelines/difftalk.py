@@ -46,7 +46,8 @@ class Plan:
     Attributes:
         footage: the pictures.
         shown: the footage's frame behind each frame of the result.
-        features: rows of speech features; frames of the result beyond them stay as they are.
+        spoken: frames of the result that are repainted; the others stay as they are.
+        features: rows of speech features.
         audio: sound of the result, 16 kHz mono.
         reference: the footage's frame that shows the person.
         seed: of the noise.
@@ -54,6 +55,7 @@ class Plan:
 
     footage: Footage
     shown: Int64[np.ndarray, " t"]
+    spoken: Bool[np.ndarray, " t"]
     features: Float32[np.ndarray, "f d"]
     audio: Float32[np.ndarray, " s"]
     reference: int
@@ -92,6 +94,8 @@ class DiffTalkPipeline:
         longer_video: where the sound ends first, `cut` the video or `keep` the rest of its frames as they are.
         longer_audio: where the video ends first, `loop` it to and fro or `cut` the sound.
         smoothing: of a video's landmarks along time, standard deviation in frames: places mask and face more steadily.
+        max_gap: frames in a row in which no face is found and that are repainted all the same, at interpolated places; longer stretches,
+            such as cutaways, stay as they are.
         frame_limit: make at most so many frames.
         batch_size: frames at a time; changes memory and speed, not the result.
         alignment: how faces are brought into the crop; must be that of the training data. None: the mean-face alignment.
@@ -128,6 +132,7 @@ class DiffTalkPipeline:
         longer_video: LongerVideo = "cut",
         longer_audio: LongerAudio = "loop",
         smoothing: float = 1.0,
+        max_gap: int = 5,
         frame_limit: int | None = None,
         batch_size: int = 8,
         alignment: Alignment | None = None,
@@ -157,6 +162,7 @@ class DiffTalkPipeline:
             require_least("pipeline.reference_frame", reference_frame, 0)
         if not 0 <= eta <= 1:
             raise ConfigError(f"pipeline.eta={eta}: give 0 (no randomness) to 1 (as DDPM).")
+        require_least("pipeline.max_gap", max_gap, 0)
         require_least("pipeline.temperature", temperature, 0)
         if not 0 <= noise_dropout < 1:
             raise ConfigError(f"pipeline.noise_dropout={noise_dropout}: give a share from 0 to below 1.")
@@ -189,6 +195,7 @@ class DiffTalkPipeline:
         self.longer_video: LongerVideo = longer_video
         self.longer_audio: LongerAudio = longer_audio
         self.smoothing = smoothing
+        self.max_gap = max_gap
         self.frame_limit = frame_limit
         self.batch_size = 1 if reference == "previous" else batch_size
         self.alignment = alignment or MeanFaceAlignment.square(self.resolution)
@@ -256,10 +263,24 @@ class DiffTalkPipeline:
         reference = footage.first if self.reference_frame is None else self.reference_frame
         if reference >= len(footage):
             raise ConfigError(f"pipeline.reference_frame={reference}: the source has {len(footage)} frames.")
+        shows_face = footage.shows_face(self.max_gap)
+        if not shows_face[reference]:
+            raise ConfigError(
+                f"pipeline.reference_frame={reference}: no face was found in this frame of the source; the first that shows one is "
+                f"{footage.first}."
+            )
         shown = self.order(len(footage), len(features))[: self.frame_limit]
+        if absent := int((~shows_face[shown]).sum()):
+            log.info(
+                "%d of %d frames stay as they are: no face was found for more than max_gap=%d frames in a row",
+                absent,
+                len(shown),
+                self.max_gap,
+            )
+        spoken = (np.arange(len(shown)) < len(features)) & shows_face[shown]
         sound = np.zeros(len(shown) * SAMPLES_PER_FRAME, np.float32)
         sound[: len(samples)] = samples[: len(sound)]
-        return Plan(footage, shown, np.array(features), sound, reference, seed)
+        return Plan(footage, shown, spoken, np.array(features), sound, reference, seed)
 
     def _needed(self, n_sound: int) -> int | None:
         """How many frames of a video are used for so many of sound; None: all."""
@@ -296,7 +317,7 @@ class DiffTalkPipeline:
             shown = plan.shown[frames]
             whole = footage.read(shown)
             crops = footage.crops(shown, whole)
-            spoken = frames < len(plan.features)
+            spoken = plan.spoken[frames]
             made = crops.copy()
             weights = np.zeros((*crops.shape[:3], 1), np.uint8)
             if spoken.any():

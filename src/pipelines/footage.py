@@ -13,7 +13,7 @@ from src.datamodules.store import Clip
 from src.errors import FaceError, MediaError
 from src.face.alignment import Alignment, invert, transform_landmarks, transform_points
 from src.face.detector import FaceDetector
-from src.face.landmarks import rescaled, smooth
+from src.face.landmarks import bridged, rescaled, smooth
 from src.face.warp import warp
 from src.media import VideoReader, read_image, resize
 from src.pipelines.sources import stored_clip, track_landmarks
@@ -41,6 +41,7 @@ class Footage:
         crops_of: aligned crops of given numbers, where they are not to be warped out of the frames.
         first: the first frame in which a face was found.
         depth: of the landmarks, in pixels of the crops, smaller towards the camera.
+        valid: frames in which a face was found; the landmarks of the others are interpolated. None: all.
     """
 
     read: Callable[[Indices], Frames]
@@ -52,6 +53,7 @@ class Footage:
     crops_of: Callable[[Frames], Crops] | None = None
     first: int = 0
     depth: Float[np.ndarray, "t 478"] | None = None
+    valid: Bool[np.ndarray, " t"] | None = None
 
     @property
     def landmarks_3d(self) -> Float[np.ndarray, "t 478 3"]:
@@ -61,6 +63,10 @@ class Footage:
 
     def __len__(self) -> int:
         return len(self.landmarks)
+
+    def shows_face(self, max_gap: int) -> Bool[np.ndarray, " t"]:
+        """Frames that show the face, as far as is known: it was found there, or missed for no more than `max_gap` frames in a row."""
+        return np.ones(len(self), np.bool_) if self.valid is None else bridged(self.valid, max_gap)
 
     def crops(self, indices: Indices, whole: Frames | None = None) -> Crops:
         """Aligned faces; `whole` are the frames of these numbers, where they have been read already."""
@@ -176,6 +182,7 @@ def _of_clip(clip: Clip, size: tuple[int, int], smoothing: float) -> Footage:
         crops_of=lambda frames: resize(frames, size),
         first=int(clip.valid.argmax()) if clip.n_valid < clip.n_frames else 0,
         depth=found[..., 2] * scale.mean(),
+        valid=np.array(clip.valid),
     )
 
 
@@ -219,4 +226,5 @@ def _of_video(
         path if reader.info.has_audio else None,
         first=int(valid.argmax()),
         depth=landmarks[..., 2],
+        valid=valid,
     )

@@ -8,12 +8,14 @@ from torch import Tensor
 
 from src.adapters.difftalk import (
     autoencoder_checkpoint_from_official,
-    autoencoder_from_official,
-    autoencoder_to_official,
     average_name,
     from_official,
     noise_schedule_config,
     to_official,
+)
+from src.adapters.difftalk_networks import (
+    autoencoder_from_official,
+    autoencoder_to_official,
     unet_from_official,
     unet_to_official,
 )

@@ -11,16 +11,8 @@ from PIL import Image
 from src.audio.imported import ImportedWindows
 from src.cli import CONF_DIR
 from src.datamodules.difftalk import DiffTalkDataModule
-from src.datamodules.difftalk_layout import (
-    DiffTalkLayoutDataModule,
-    DiffTalkLayoutDataset,
-    FrameId,
-    original_references,
-    read_audio_smooth,
-    read_counts,
-    read_frame_list,
-    read_lms,
-)
+from src.datamodules.difftalk_layout import DiffTalkLayoutDataModule, DiffTalkLayoutDataset, original_references
+from src.datamodules.difftalk_layout_files import FrameId, read_audio_smooth, read_counts, read_frame_list, read_lms
 from src.datamodules.preprocessing.archives import AsStored, open_frames
 from src.datamodules.preprocessing.difftalk import DiffTalkLayout
 from src.datamodules.preprocessing.run import Preprocessing

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from src.audio.log_mel import LogMel
 from src.checkpoint import save_safetensors
 from src.datamodules.difftalk import DiffTalkDataModule
 from src.datamodules.preprocessing.latents import load_first_stage, write_latents
-from src.datamodules.store import ClipStore
+from src.datamodules.store import ClipStore, forget_open_files
 from src.diffusion.pixels import to_signed
 from src.errors import CheckpointError, ConfigError, StoreError
 from src.face.repainting import MaskRule
+from src.media import write_video
 from src.nn.difftalk import VQAutoencoder
 from tests.commands import run_command
 from tests.stores import write_pattern_store
@@ -83,9 +85,31 @@ def test_only_what_is_missing_is_made(root, ckpt):
     assert write_latents(root, ckpt, resolution=RESOLUTION) == 1
     assert write_latents(root, ckpt, resolution=RESOLUTION) == 0
     assert (folder / "clip0.npy").stat().st_mtime_ns == before
-    newer = (folder / "clip0.npy").stat().st_mtime + 10
-    os.utime(ClipStore(root)[0].video_path, (newer, newer))
+    (folder / "clip0.masked.npy").unlink()
     assert write_latents(root, ckpt, resolution=RESOLUTION) == 1
+
+
+@pytest.mark.parametrize("kind", ["video_path", "array_path", "length"])
+def test_a_clip_that_was_replaced_is_noticed_and_encoded_again(root, ckpt, kind, tmp_path):
+    write_latents(root, ckpt, resolution=RESOLUTION)
+    module(root)
+    if kind == "length":
+        other = write_pattern_store(tmp_path / "other", n_clips=2, n_frames=9)
+        shutil.rmtree(root / "features", ignore_errors=True)
+        shutil.copytree(other, root, dirs_exist_ok=True)
+    elif kind == "video_path":  # other pictures of the same number and size, and no newer than the latents
+        clip = ClipStore(root)[0]
+        frames = clip.frames()[::-1].copy()
+        write_video(clip.video_path, frames, clip.fps)
+        os.utime(clip.video_path, (0, 0))
+    else:
+        path = ClipStore(root)[0].array_path()
+        np.save(path, np.load(path) + np.float32(1))
+    forget_open_files()
+    with pytest.raises(StoreError, match=r"1 of 1 clips are others than those that were encoded \(first: clip0\)"):
+        module(root)
+    assert write_latents(root, ckpt, resolution=RESOLUTION) == (2 if kind == "length" else 1)
+    module(root)
 
 
 def test_latents_of_other_settings_are_refused(root, ckpt, tmp_path):

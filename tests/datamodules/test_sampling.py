@@ -1,12 +1,16 @@
 """The order of training samples across epochs, processes and interruptions."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader, DistributedSampler
 
+from src.datamodules.resumable import ResumableDataModule
 from src.datamodules.sampling import ResumableSampler
+from src.errors import ConfigError
 
 
 def draws(size: int, world: int = 1, rank: int = 0, epoch: int = 0, **options) -> list[int]:
@@ -59,6 +63,16 @@ def test_lightning_leaves_the_sampler_in_place():
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.strategy._lightning_module = LightningModule()
     assert not trainer._data_connector._requires_distributed_sampler(loader)
+
+
+def test_a_validation_that_not_every_process_has_a_part_of_is_refused():
+    module = ResumableDataModule(1)
+    module.val_dataset = range(2)
+    module.trainer = SimpleNamespace(world_size=2, global_rank=1)
+    assert len(module.val_dataloader()) == 1
+    module.trainer = SimpleNamespace(world_size=3, global_rank=0)
+    with pytest.raises(ConfigError, match="the validation data have 2 rows for 3 processes"):
+        module.val_dataloader()
 
 
 @pytest.mark.parametrize("pad", [True, False])

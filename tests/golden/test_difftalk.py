@@ -13,21 +13,26 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from src.adapters import difftalk as adapter
 from src.adapters.difftalk import (
-    CONDITION_TABLE,
     CONDITIONS,
+    DISCRIMINATOR,
     FIRST_STAGE,
+    LOSS,
     UNET,
     autoencoder_checkpoint_from_official,
-    autoencoder_from_official,
-    autoencoder_to_official,
     average_name,
     from_official,
     to_official,
+)
+from src.adapters.difftalk import autoencoder_arguments as arguments_of_weights
+from src.adapters.difftalk_networks import (
+    CONDITION_TABLE,
+    autoencoder_from_official,
+    autoencoder_to_official,
     unet_from_official,
     unet_to_official,
 )
-from src.adapters.difftalk import autoencoder_arguments as arguments_of_weights
 from src.adapters.renaming import rename
 from src.diffusion.inpainting import ancestral_inpaint, ancestral_step, ddim_schedule, ddim_step, published_ddim
 from src.diffusion.noise_tables import noise_tables, scaled_linear_betas, vlb_weights
@@ -720,28 +725,31 @@ def manifest_forms(
         return own, listed, own
     if "net.slice1.0.weight" in listed:
         return perceptual_forms(listed)
-    return condition_forms(listed)
+    return condition_forms(listed, constructor)
 
 
 def complete_forms(listed: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    net = DiffTalkNet(context="merged")
+    net = DiffTalkNet(**adapter.net_arguments(listed))  # sizes as the converter reads them off the shapes
+    first_stage = VQAutoencoder(**adapter.autoencoder_arguments(below(listed, FIRST_STAGE)))
     own = {f"net.{k}": v for k, v in net.state_dict().items()}
-    own |= {f"first_stage.{k}": v for k, v in VQAutoencoder().state_dict().items()}
+    own |= {f"first_stage.{k}": v for k, v in first_stage.state_dict().items()}
     for weights in ("ema", "last"):
         assert shapes_of(from_official(listed, weights)) == shapes_of(own)
     with torch.device("cpu"):
-        tables = noise_tables(scaled_linear_betas())
+        tables = noise_tables(scaled_linear_betas(len(listed["betas"])))
     return {k: v.to("meta") for k, v in {**to_official(own), **tables}.items()}, from_official(listed), own
 
 
 def autoencoder_forms(
     listed: dict[str, Tensor], constructor: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    net = VQAutoencoder(**autoencoder_arguments(constructor)) if constructor else VQAutoencoder()
+    arguments = autoencoder_arguments(constructor) if constructor else adapter.autoencoder_arguments(listed)
+    net = VQAutoencoder(**arguments)
     own = {f"net.{k}": v for k, v in net.state_dict().items()}
     back = autoencoder_to_official(net.state_dict())
-    if any(key.startswith("loss.") for key in listed):
-        judge = PatchDiscriminator().state_dict()
+    if any(key.startswith(LOSS) for key in listed):
+        settings = adapter.discriminator_config(below(listed, DISCRIMINATOR))
+        judge = PatchDiscriminator(**{k: v for k, v in settings.items() if k != "_target_"}).state_dict()
         own |= {f"discriminator.{k}": v for k, v in judge.items()}
         back |= {f"loss.discriminator.{k}": v for k, v in judge.items()}
         back |= {k: v for k, v in listed.items() if k.startswith("loss.perceptual_loss.")}  # dropped by ours
@@ -757,16 +765,22 @@ def perceptual_forms(listed: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict
     return listed, ours, own
 
 
-def condition_forms(listed: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+def condition_forms(
+    listed: dict[str, Tensor], constructor: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     prefixes = {
         "encoder_conv.0.weight": ("audio", "cond_stage_model_for_audio."),
         "attentionConvNet.0.weight": ("audio_smooth", "cond_stage_model_for_audio_smooth."),
         "encoder_fc1.4.weight": ("ldm", "cond_stage_model_for_ldm."),
     }
     _, prefix = next(found for key, found in prefixes.items() if key in listed)
+    # The token is half sound, half landmarks; a quarter of it decides how much each window counts.
+    shares = {"cond_stage_model_for_audio_smooth.": 4}
+    width = shares.get(prefix, 2) * constructor.get("dim_aud", constructor.get("dim_out"))
+    net = DiffTalkNet(context="merged", context_dim=width, n_audio_rows=constructor.get("seq_len", 8))
     official = {f"{prefix}{k}": v for k, v in listed.items()}
     ours = rename(official, CONDITION_TABLE, "difftalk")
-    everything: Any = DiffTalkNet(context="merged").context_encoder
+    everything: Any = net.context_encoder
     part = {"cond_stage_model_for_audio.": "audio.", "cond_stage_model_for_audio_smooth.": "audio_attention."}
     own = {k: v for k, v in everything.state_dict().items() if k.startswith(part.get(prefix, "landmarks."))}
     inverse = {new: old for old, new in CONDITION_TABLE.items()}

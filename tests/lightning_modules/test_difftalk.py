@@ -21,6 +21,7 @@ from src.diffusion.regions import mouth_box
 from src.errors import CheckpointError, ConfigError, StoreError
 from src.lightning_modules.callbacks import LogSamples
 from src.lightning_modules.difftalk import DiffTalk
+from src.lightning_modules.difftalk_first_stage import take_over
 from src.nn.difftalk import DiffTalkNet, VQAutoencoder
 from tests.heads import write_heads
 
@@ -205,19 +206,19 @@ def test_the_newest_run_of_a_name_is_found(tmp_path):
     folder = tmp_path / "logs" / "first" / "today" / "checkpoints"
     folder.mkdir(parents=True)
     save_first_stage(folder / "last.ckpt")
-    model = tiny_model(first_stage_ckpt="last:first", runs=tmp_path / "logs")
-    model.load_first_stage()
-    weight = model.first_stage.state_dict()["vq.quant_conv.weight"]
+    filled = first_stage()
+    take_over(filled, "last:first", tmp_path / "logs")
+    weight = filled.state_dict()["vq.quant_conv.weight"]
     torch.testing.assert_close(weight, first_stage().state_dict()["vq.quant_conv.weight"] + 0.01)
 
 
 def test_first_stages_that_do_not_fit_are_refused(tmp_path):
-    other = tiny_model(first_stage_ckpt=save_first_stage(tmp_path / "a.ckpt", "landmark_driven"))
+    other = save_first_stage(tmp_path / "a.ckpt", "landmark_driven")
     with pytest.raises(CheckpointError, match="is of landmark_driven"):
-        other.load_first_stage()
+        take_over(first_stage(), other, tmp_path)
     save_first_stage(tmp_path / "b.ckpt", n_codes=16)
     with pytest.raises(CheckpointError, match="another autoencoder"):
-        tiny_model(first_stage_ckpt=tmp_path / "b.ckpt").load_first_stage()
+        take_over(first_stage(), tmp_path / "b.ckpt", tmp_path)
 
 
 def test_latents_of_another_first_stage_are_refused(root, tmp_path):

@@ -138,6 +138,22 @@ def test_the_first_frame_with_a_face_is_the_reference(model, root):
         assert pipeline(model, reference_frame=0).plan(clip(root), voice(5)).reference == 0
 
 
+def test_a_cutaway_stays_as_it_is_and_a_short_gap_does_not(model, root, caplog):
+    caplog.set_level("INFO")
+    valid = np.ones(N_FRAMES, np.bool_)
+    valid[2:4] = False  # bridged
+    valid[6:10] = False  # a cutaway
+    footage = replace(read_footage(clip(root), MeanFaceAlignment.square(SIDE)), valid=valid)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.pipelines.difftalk.read_footage", lambda *args, **options: footage)
+        made = pipeline(model, max_gap=2)(source=clip(root), audio=voice(N_FRAMES)).frames()
+        with pytest.raises(ConfigError, match=r"pipeline\.reference_frame=7: no face was found in this frame"):
+            pipeline(model, max_gap=2, reference_frame=7)(source=clip(root), audio=voice(N_FRAMES))
+    changed = (made != frames_of(root)).any(axis=(1, 2, 3))
+    np.testing.assert_array_equal(np.flatnonzero(~changed), range(6, 10))
+    assert "4 of 12 frames stay as they are: no face was found for more than max_gap=2" in caplog.text
+
+
 @pytest.mark.parametrize("options", [{}, {"noise": "random"}, {"eta": 0.7}, PUBLISHED])
 def test_the_batch_size_changes_nothing(model, root, options):
     one = pipeline(model, batch_size=1, **options)(source=clip(root), audio=voice(5)).frames()
@@ -205,6 +221,7 @@ def test_the_chosen_quality_reaches_the_file(model, root, tmp_path):
         ({"steps": 0}, "pipeline.steps=0: give 1 or more"),
         ({"steps": 1001}, "pipeline.steps=1001: give 1 to 1000"),
         ({"eta": 1.5}, "pipeline.eta=1.5: give 0"),
+        ({"max_gap": -1}, "pipeline.max_gap=-1: give 0 or more"),
         ({"audio_offsets": (-2, 2)}, "pipeline.audio_offsets=[-2, 2]: give the first and the last of the 8 rows"),
         ({"audio_offsets": (3, -4)}, "pipeline.audio_offsets=[3, -4]: give the first and the last of the 8 rows"),
         ({"audio_offsets": ()}, "pipeline.audio_offsets=[]: give the first"),

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.datamodules.difftalk_layout import FrameId, read_frame_list
+from src.datamodules.difftalk_layout_files import FrameId, read_frame_list
 from src.datamodules.preprocessing.recordings import Recording
 from src.datamodules.store import Failure
 from src.errors import ConfigError

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float16
 
 from src.datamodules.frames import masks_of_frames, read_pictures
-from src.datamodules.latents import FOLDER, frame_settings, load_first_stage
+from src.datamodules.latents import FOLDER, clip_row, encoded_clips, frame_settings, load_first_stage, note_encoded
 from src.datamodules.store import SAFE_ID, Clip, ClipStore
 from src.datamodules.tables import require_settings, save_array
 from src.diffusion.pixels import to_signed
@@ -31,7 +31,7 @@ def write_latents(
     batch_size: int = 16,
     device: str | None = None,
 ) -> int:
-    """Encode the clips of a store that have no latents yet; a run that was interrupted goes on where it stopped.
+    """Encode the clips of a store that have no latents yet, or were replaced since; a run that was interrupted goes on where it stopped.
 
     Args:
         root: of the store.
@@ -62,13 +62,15 @@ def write_latents(
     settings = {"first_stage": fingerprint, **frame_settings(resolution, mask)}
     require_settings(folder, settings, "choose another latent_options.name, or delete the folder")
     net = net.to(chosen_device(device, "latent_options"))
-    pending = [clip for clip in clips if not is_made(folder, clip)]
+    encoded = encoded_clips(folder)
+    pending = [clip for clip in clips if encoded.get(clip.id) != clip_row(clip) or not _has_both(folder, clip)]
     log.info("%s: %d clips to encode, %d have latents", folder, len(pending), len(clips) - len(pending))
     began, n_frames = time.perf_counter(), 0
     for clip in pending:
         whole, masked = _encode_clip(net, clip, resolution, mask, batch_size)
         save_array(folder / f"{clip.id}.masked.npy", masked)
-        save_array(folder / f"{clip.id}.npy", whole)  # last: its presence says that both are there
+        save_array(folder / f"{clip.id}.npy", whole)
+        note_encoded(folder, clip)  # last: says that both are there
         n_frames += clip.n_frames
     if pending:
         seconds = time.perf_counter() - began
@@ -95,6 +97,10 @@ def chunks(n_frames: int, size: int) -> Iterator[np.ndarray]:
     """Numbers of the frames, `size` at a time."""
     for start in range(0, n_frames, size):
         yield np.arange(start, min(start + size, n_frames))
+
+
+def _has_both(folder: Path, clip: Clip) -> bool:
+    return all((folder / f"{clip.id}{kind}.npy").is_file() for kind in ("", ".masked"))
 
 
 def is_made(folder: Path, clip: Clip) -> bool:
