@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from numba import njit
-from scipy.ndimage import gaussian_filter, sobel
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -21,6 +20,7 @@ LOW_CONTRAST = 50  # grey levels; up to there a width of 5 pixels is just notice
 BETA = 3.6
 UNNOTICED = 63  # per cent: edges whose blur is detected less often than this count as sharp
 MAX_SIDE = 100  # pixels that are searched to each side of an edge, from its neighbour on
+SMOOTHING_REACH = 4  # pixels, in front of Canny's detector: four standard deviations
 LOW, HIGH = 0.1, 0.2  # grey levels: thresholds of Canny's detector
 
 Grey = UInt8[np.ndarray, "h w"]
@@ -43,25 +43,116 @@ def luma(frames: UInt8[np.ndarray, "*t h w 3"]) -> UInt8[np.ndarray, "*t h w"]:
 
 def sobel_edges(grey: Grey) -> Bool[np.ndarray, "h w"]:
     """Thinned vertical edges: squared gradients above twice their root mean, strictly larger than both neighbours on one axis."""
-    strength = (sobel(grey.astype(np.float64), axis=1, mode="reflect") / 8) ** 2
-    strength[strength <= 2 * np.sqrt(strength.mean())] = 0  # squares against a root, as in Octave
-    padded = np.pad(strength, 1)
-    across = (strength > padded[1:-1, :-2]) & (strength > padded[1:-1, 2:])
-    down = (strength > padded[:-2, 1:-1]) & (strength > padded[2:, 1:-1])
-    return across | down
+    return _thinned(_sobel(grey.astype(np.float64), axis=1))
+
+
+@njit(cache=True)
+@no_type_check
+def _thinned(gradients):
+    """Squares of what is an eighth of these, thresholded and thinned; outside of the picture is 0."""
+    rows, cols = gradients.shape
+    strength = np.zeros((rows + 2, cols + 2))
+    total = 0.0  # exact, whatever the order: gradients are whole numbers
+    for row in range(rows):
+        for col in range(cols):
+            strength[row + 1, col + 1] = (gradients[row, col] / 8) ** 2
+            total += strength[row + 1, col + 1]
+    threshold = 2 * np.sqrt(total / (rows * cols))  # squares against a root, as in Octave
+    for row in range(1, rows + 1):
+        for col in range(1, cols + 1):
+            if strength[row, col] <= threshold:
+                strength[row, col] = 0
+    edges = np.empty((rows, cols), np.bool_)
+    for row in range(rows):
+        above, line, below = strength[row], strength[row + 1], strength[row + 2]
+        for col in range(cols):
+            here = line[col + 1]
+            across = (here > line[col]) & (here > line[col + 2])
+            down = (here > above[col + 1]) & (here > below[col + 1])
+            edges[row, col] = across | down
+    return edges
 
 
 def canny_edges(grey: Grey) -> Bool[np.ndarray, "h w"]:
-    """Edges by Canny's detector with thresholds of 0.1 and 0.2 grey levels: scikit-image's defaults on 0 to 255, in half the time."""
-    levels = gaussian_filter(grey.astype(np.float64), 1.0, mode="constant") / _weight_inside(grey.shape)
-    down, right = sobel(levels, axis=0), sobel(levels, axis=1)
+    """Edges by Canny's detector with thresholds of 0.1 and 0.2 grey levels: scikit-image's defaults on 0 to 255, several times as fast."""
+    levels = _smoothed(grey, _WEIGHTS) / _weight_inside(grey.shape)
+    down, right = _sobel(levels, axis=0), _sobel(levels, axis=1)
     return _linked_ridges(down, right, np.sqrt(down * down + right * right))
 
 
 @lru_cache(maxsize=8)
 def _weight_inside(shape: tuple[int, int]) -> Float[np.ndarray, "h w"]:
     """Which part of the Gaussian window around each pixel lies inside the picture."""
-    return gaussian_filter(np.ones(shape), 1.0, mode="constant") + np.finfo(np.float64).eps
+    return _smoothed(np.ones(shape, np.uint8), _WEIGHTS) + np.finfo(np.float64).eps
+
+
+def _gaussian_weights() -> Float[np.ndarray, " n"]:
+    """Weights of the centre and of the pixels beside it, for a standard deviation of 1 pixel, cut at 4."""
+    weights = np.exp(-0.5 * np.arange(-SMOOTHING_REACH, SMOOTHING_REACH + 1) ** 2.0)
+    return (weights / weights.sum())[SMOOTHING_REACH:]
+
+
+# The order of these sums is SciPy's, down to the last bit: whether neighbours of equal strength are ridges depends on it.
+@njit(cache=True)
+@no_type_check
+def _smoothed(grey, weights):
+    """Weighted sum of the levels around each pixel, columns first; outside of the picture is 0."""
+    rows, cols = grey.shape
+    reach = len(weights) - 1
+    levels = grey.astype(np.float64)
+    out = np.empty((rows, cols))
+    line = np.zeros(cols + 2 * reach)
+    for row in range(rows):
+        inner = line[reach : reach + cols]
+        middle = levels[row]
+        for col in range(cols):
+            inner[col] = middle[col] * weights[0]
+        for k in range(reach, 0, -1):
+            if row - k >= 0 and row + k < rows:
+                above, below = levels[row - k], levels[row + k]
+                for col in range(cols):
+                    inner[col] += (above[col] + below[col]) * weights[k]
+            elif row - k >= 0 or row + k < rows:
+                only = levels[row - k] if row - k >= 0 else levels[row + k]
+                for col in range(cols):
+                    inner[col] += only[col] * weights[k]
+        here = out[row]
+        for col in range(cols):
+            here[col] = inner[col] * weights[0]
+        for k in range(reach, 0, -1):
+            left, right = line[reach - k : reach - k + cols], line[reach + k : reach + k + cols]
+            for col in range(cols):
+                here[col] += (left[col] + right[col]) * weights[k]
+    return out
+
+
+@njit(cache=True)
+@no_type_check
+def _sobel(levels, axis):
+    """Difference of the neighbours along the axis, summed with weights 1 2 1 across it; border pixels are repeated."""
+    rows, cols = levels.shape
+    out = np.empty((rows, cols))
+    line = np.empty(cols + 2)
+    for row in range(rows):
+        above, middle, below = levels[max(row - 1, 0)], levels[row], levels[min(row + 1, rows - 1)]
+        inner, here = line[1 : cols + 1], out[row]
+        if axis == 0:
+            for col in range(cols):
+                inner[col] = below[col] - above[col]
+        else:
+            for col in range(cols):
+                inner[col] = middle[col]
+        line[0], line[cols + 1] = line[1], line[cols]
+        left, right = line[:cols], line[2:]
+        if axis == 0:
+            for col in range(cols):
+                here[col] = inner[col] * 2 + (left[col] + right[col])
+        else:
+            for col in range(cols):
+                before, after = max(col - 1, 0), min(col + 1, cols - 1)
+                beside = (above[after] - above[before]) + (below[after] - below[before])
+                here[col] = (right[col] - left[col]) * 2 + beside
+    return out
 
 
 @njit(cache=True)
@@ -70,7 +161,7 @@ def _linked_ridges(down, right, strength):
     """Pixels no weaker than what lies before and behind them across the edge, that a chain of such pixels links to a strong one."""
     rows, cols = strength.shape
     state = np.zeros((rows, cols), np.uint8)  # 1: a ridge, 2: an edge
-    stack = np.empty((rows * cols, 2), np.int64)
+    stack = np.empty(rows * cols, np.int64)
     top = 0
     for i in range(1, rows - 1):
         for j in range(1, cols - 1):
@@ -78,37 +169,35 @@ def _linked_ridges(down, right, strength):
                 state[i, j] = 1
                 if strength[i, j] >= HIGH:
                     state[i, j] = 2
-                    stack[top] = i, j
+                    stack[top] = i * cols + j
                     top += 1
     while top > 0:
         top -= 1
-        i, j = stack[top]
+        i, j = stack[top] // cols, stack[top] % cols
         for row in range(i - 1, i + 2):
             for col in range(j - 1, j + 2):
                 if state[row, col] == 1:
                     state[row, col] = 2
-                    stack[top] = row, col
+                    stack[top] = row * cols + col
                     top += 1
     return state == 2
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 @no_type_check
 def _is_ridge(down, right, strength, i, j):
     """Whether a pixel is no weaker than the strengths, interpolated, one step along its gradient and one against it."""
     d, r, here = down[i, j], right[i, j], strength[i, j]
-    steep = abs(d) > abs(r)
-    if d == 0 and r == 0:
-        return False
-    slope = abs(r) / abs(d) if steep else abs(d) / abs(r)
     side = 1 if (d >= 0 and r >= 0) or (d <= 0 and r <= 0) else -1
-    if steep:
-        ahead = strength[i + 1, j + side] * slope + strength[i + 1, j] * (1 - slope)
-        behind = strength[i - 1, j - side] * slope + strength[i - 1, j] * (1 - slope)
-    else:
-        ahead = strength[i + side, j + 1] * slope + strength[i, j + 1] * (1 - slope)
-        behind = strength[i - side, j - 1] * slope + strength[i, j - 1] * (1 - slope)
-    return ahead <= here and behind <= here
+    if abs(d) > abs(r):
+        slope = abs(r) / abs(d)
+        if strength[i + 1, j + side] * slope + strength[i + 1, j] * (1 - slope) > here:
+            return False
+        return strength[i - 1, j - side] * slope + strength[i - 1, j] * (1 - slope) <= here
+    slope = abs(d) / abs(r)  # the pixel is not flat: its strength is above the threshold
+    if strength[i + side, j + 1] * slope + strength[i, j + 1] * (1 - slope) > here:
+        return False
+    return strength[i - side, j - 1] * slope + strength[i, j - 1] * (1 - slope) <= here
 
 
 def edge_widths(grey: Grey) -> Int64[np.ndarray, "h w"]:
@@ -129,10 +218,12 @@ def _widths(levels, edges, slope):
     turned = False
     for row in range(rows):
         for col in range(cols):
+            inside = 0 < row < rows - 1 and 0 < col < cols - 1
+            if turned and not (inside and edges[row, col]):
+                continue
             right = _difference(levels[row], col)
             down = _difference(levels[:, col], row)
             turned = turned or right < 0 or (right != 0 and down != 0)
-            inside = 0 < row < rows - 1 and 0 < col < cols - 1
             if inside and edges[row, col] and (right == 0 or abs(down) < abs(right) * slope):
                 sign = -1 if right < 0 else 1
                 widths[row, col] = _reach(levels[row], col, -1, -sign) + _reach(levels[row], col, 1, sign)
@@ -186,7 +277,7 @@ def _detection_table() -> Int64[np.ndarray, "2 w"]:
     return np.rint(100 * (1 - np.exp(-((widths / noticeable) ** BETA)))).astype(np.int64)
 
 
-_DETECTED = _detection_table()
+_DETECTED, _WEIGHTS = _detection_table(), _gaussian_weights()
 
 
 class CPBD(Metric):
