@@ -74,7 +74,7 @@ def test_errors_count_as_they_are_or_squared():
     for name, expected in (("l1", 2.0), ("l2", 1.0)):
         terms = autoencoder(reconstruction=name).reconstruction_terms(video, off, chosen)
         assert float(terms["rec"]) == pytest.approx(expected)
-    with pytest.raises(ConfigError, match="model.reconstruction=l3"):
+    with pytest.raises(ConfigError, match="reconstruction=l3"):
         autoencoder(reconstruction="l3")
 
 
