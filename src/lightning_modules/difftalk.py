@@ -29,6 +29,7 @@ from src.face.repainting import MaskRule, latent_masks
 from src.lightning_modules.difftalk_first_stage import check_batch, check_latents, take_over
 from src.lightning_modules.optimization import OptimizerFactory, optimize
 from src.lightning_modules.optimization import SchedulerFactory as LRSchedulerFactory
+from src.lightning_modules.perceptual import ValidationLPIPS
 from src.lightning_modules.randomness import StepRandomness
 from src.lightning_modules.validation import evaluation_is_due, row_generators
 from src.metrics.images import PSNR, SSIM
@@ -65,8 +66,8 @@ class DiffTalk(pl.LightningModule):
     """Learns to denoise the latent of a frame; samples it with the kept part of the frame held fast.
 
     Batches are those of `src.datamodules.difftalk`, with pictures or with latents that were computed before. Logged: `train/loss`;
-    `val/loss` with the same noise and time steps in every epoch; `val/psnr`, `val/ssim` of sampled frames against the real ones, and
-    `val/psnr_repainted` within the repainted part alone.
+    `val/loss` with the same noise and time steps in every epoch; `val/psnr`, `val/ssim` and, with its weights, `val/lpips` of sampled
+    frames against the real ones, and `val/psnr_repainted` within the repainted part alone.
 
     Args:
         net: maps (z_t, t, z_m, z_r, voice, landmarks) to a prediction.
@@ -146,6 +147,7 @@ class DiffTalk(pl.LightningModule):
         self.val_loss = MeanMetric()
         self.val_psnr = PSNR()
         self.val_ssim = SSIM()
+        self.val_lpips = ValidationLPIPS()
         self.val_psnr_repainted = MeanMetric()
 
     @property
@@ -288,6 +290,7 @@ class DiffTalk(pl.LightningModule):
         datamodule: Any = self.trainer.datamodule  # ty: ignore[missing-attribute]
         mine = slice(self.global_rank, None, self.trainer.world_size)
         batch = {key: value[mine].to(self.device) for key, value in datamodule.preview(self.eval_frames).items()}
+        self.val_lpips.log_from(self, batch["target"].shape[-2:])
         if not len(batch["index"]):
             return
         generators = row_generators(self, "val/sample", batch["index"])
@@ -297,6 +300,7 @@ class DiffTalk(pl.LightningModule):
         generated = to_unit(composite(frames, to_signed(batch["target"]), batch["kept"]))
         self.val_psnr.update(generated, batch["target"])
         self.val_ssim.update(generated, batch["target"])
+        self.val_lpips.update(generated, batch["target"])
         error = (generated - batch["target"] / 255).square() * ~batch["kept"]
         per_frame = error.sum(dim=(1, 2, 3)) / (3 * (~batch["kept"]).sum(dim=(1, 2, 3))).clamp(min=1)
         self.val_psnr_repainted.update(-10 * per_frame.clamp(min=1e-10).log10())

@@ -16,6 +16,7 @@ from torchmetrics import MeanMetric, Metric
 from src.diffusion.pixels import to_signed, to_unit
 from src.errors import ConfigError
 from src.lightning_modules.optimization import OptimizerFactory, make_optimizer, uncounted
+from src.lightning_modules.perceptual import ValidationLPIPS
 from src.lightning_modules.randomness import seed_of
 from src.metrics.images import PSNR, SSIM
 from src.metrics.perceptual import PerceptualDistance
@@ -51,9 +52,9 @@ class DiffTalkAutoencoder(pl.LightningModule):
     L_autoencoder   = mean |x - x'| + perceptual_weight LPIPS(x, x') + codebook_weight L_codebook + f d disc_weight (-mean D(x'))
     L_discriminator = f / 2 (mean max(0, 1 - D(x)) + mean max(0, 1 + D(x')))
 
-    f is 0 until `disc_start` batches have been seen, then 1; d balances the gradients at the decoder's last layer (equation 7).
-    Batches have `target` (b, 3, h, w) uint8. Logged: `train/*` with all terms and the perplexity of the codebook; `val/loss`
-    (reconstruction), `val/psnr`, `val/ssim`, `val/perplexity`; the reconstructions by the `LogSamples` callback.
+    f is 0 until `disc_start` batches have been seen, then 1; d balances the gradients at the decoder's last layer (equation 7). Batches
+    have `target` (b, 3, h, w) uint8. Logged: `train/*` with all terms and the perplexity of the codebook; `val/loss` (reconstruction),
+    `val/psnr`, `val/ssim`, `val/perplexity` and, with its weights, `val/lpips`; the reconstructions by the `LogSamples` callback.
 
     Args:
         net: the autoencoder.
@@ -114,6 +115,7 @@ class DiffTalkAutoencoder(pl.LightningModule):
         self.val_loss = MeanMetric()
         self.val_psnr = PSNR()
         self.val_ssim = SSIM()
+        self.val_lpips = ValidationLPIPS()
         self.val_perplexity = CodebookPerplexity(net.n_codes)
 
     def forward(self, frames: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
@@ -226,6 +228,7 @@ class DiffTalkAutoencoder(pl.LightningModule):
         for name in ("loss", "psnr", "ssim", "perplexity"):
             self.log(f"val/{name}", getattr(self, f"val_{name}"), prog_bar=name in ("loss", "psnr"))
         frames = batch["target"]
+        self.val_lpips.log_from(self, frames.shape[-2:])
         if self.eval_frames is not None:
             frames = frames[batch["index"] < self.eval_frames]
         if not len(frames):
@@ -234,6 +237,7 @@ class DiffTalkAutoencoder(pl.LightningModule):
         self.val_loss.update(self.reconstruction_loss(to_signed(frames), reconstructed), weight=len(frames))
         self.val_psnr.update(to_unit(reconstructed), frames)
         self.val_ssim.update(to_unit(reconstructed), frames)
+        self.val_lpips.update(to_unit(reconstructed), frames)
         self.val_perplexity.update(quantised.indices)
 
     @torch.no_grad()

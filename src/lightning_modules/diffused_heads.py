@@ -32,6 +32,7 @@ from src.face.detector import FaceDetector
 from src.face.landmarks import mouth_points
 from src.lightning_modules.optimization import OptimizerFactory, optimize
 from src.lightning_modules.optimization import SchedulerFactory as LRSchedulerFactory
+from src.lightning_modules.perceptual import ValidationLPIPS
 from src.lightning_modules.randomness import StepRandomness, seed_of
 from src.lightning_modules.validation import evaluation_is_due, row_generators
 from src.metrics.images import PSNR, SSIM
@@ -51,8 +52,9 @@ class DiffusedHeads(pl.LightningModule):
     """Learns to denoise a frame from the identity frame, the motion frames and an audio window; generates videos frame by frame.
 
     Batches are those of `src.datamodules.diffused_heads`. Logged: `train/loss` and its terms `train/loss_simple`, `train/loss_vlb`,
-    `train/loss_lip`; `val/loss` with the same noise and time steps in every epoch; `val/ssim`, `val/psnr` and `val/lmd_mouth` (pixels at
-    256x256; where the landmark model is installed) of short videos that are generated from the beginning of validation clips.
+    `train/loss_lip`; `val/loss` with the same noise and time steps in every epoch; `val/ssim`, `val/psnr`, `val/lpips` (with its weights)
+    and `val/lmd_mouth` (pixels at 256x256; where the landmark model is installed) of short videos that are generated from the beginning of
+    validation clips.
 
     Args:
         net: maps (x_t, t, identity, motion frames, audio window) to a prediction.
@@ -110,6 +112,7 @@ class DiffusedHeads(pl.LightningModule):
         self.val_loss = MeanMetric()
         self.val_ssim = SSIM()
         self.val_psnr = PSNR()
+        self.val_lpips = ValidationLPIPS()
         self.val_lmd_mouth = MeanMetric()
 
     def forward(
@@ -208,6 +211,7 @@ class DiffusedHeads(pl.LightningModule):
         clips = datamodule.preview_videos(self.eval_clips, self.eval_frames)
         mine = slice(self.global_rank, None, self.trainer.world_size)
         clips = {key: value[mine] for key, value in clips.items()}
+        self.val_lpips.log_from(self, clips["identity"].shape[-2:])
         if len(clips["identity"]):
             generated = self.sample_videos(clips, seed_of(self.seed, "val/video"))
             for frames, real, lips, length in zip(
@@ -216,6 +220,7 @@ class DiffusedHeads(pl.LightningModule):
                 frames, real = to_unit(frames[:length]), real[:length].to(self.device)
                 self.val_ssim.update(frames, real)
                 self.val_psnr.update(frames, real)
+                self.val_lpips.update(frames, real)
                 self._update_lmd(frames, lips[:length])
         self.log("val/ssim", self.val_ssim, prog_bar=True)
         self.log("val/psnr", self.val_psnr, prog_bar=True)

@@ -20,6 +20,7 @@ from src.diffusion.pixels import to_signed, to_unit
 from src.diffusion.sampling import Scheduler, SchedulerFactory, StepCallback, sample, sampler_for
 from src.lightning_modules.optimization import OptimizerFactory, optimize
 from src.lightning_modules.optimization import SchedulerFactory as LRSchedulerFactory
+from src.lightning_modules.perceptual import ValidationLPIPS
 from src.lightning_modules.randomness import StepRandomness
 from src.lightning_modules.validation import evaluation_is_due, row_generators
 from src.metrics.images import PSNR, SSIM
@@ -41,8 +42,8 @@ class LandmarkDriven(pl.LightningModule):
     """Learns to denoise the target frame; samples it with any of diffusers' schedulers.
 
     Batches are those of `src.datamodules.landmark_driven`. Logged: `train/loss`; `val/loss` with the same noise and time steps in every
-    epoch, so that the curve shows the model and not the dice; `val/ssim` and `val/psnr` of sampled against real frames. Validation sees
-    the averaged weights where the EMA callback keeps them.
+    epoch, so that the curve shows the model and not the dice; `val/ssim`, `val/psnr` and, with its weights, `val/lpips` of sampled against
+    real frames. Validation sees the averaged weights where the EMA callback keeps them.
 
     Args:
         net: maps (x_t, c, t) to a prediction.
@@ -53,7 +54,7 @@ class LandmarkDriven(pl.LightningModule):
         snr_floor: lower limit, see there.
         sampler: for sampling during validation, see `src.diffusion.sampling.sampler_for`; None: `noise_schedule` itself.
         sample_steps: of that sampler.
-        eval_every_n_epochs: epochs between two evaluations of SSIM and PSNR, starting with the first; 0: never.
+        eval_every_n_epochs: epochs between two evaluations of sampled frames, starting with the first; 0: never.
         eval_frames: frames of the validation set that are sampled for them; None: all, as the original does.
         seed: of the noise.
     """
@@ -87,6 +88,7 @@ class LandmarkDriven(pl.LightningModule):
         self.val_loss = MeanMetric()
         self.val_ssim = SSIM()
         self.val_psnr = PSNR()
+        self.val_lpips = ValidationLPIPS()
 
     @property
     def num_train_timesteps(self) -> int:
@@ -124,7 +126,7 @@ class LandmarkDriven(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """`val/loss`, and where it is due `val/ssim` and `val/psnr`."""
+        """`val/loss`, and where it is due the measures of sampled frames."""
         clean = to_signed(batch["target"])
         generators = row_generators(self, "val/loss", batch["index"])
         timestep = torch.cat(
@@ -140,6 +142,7 @@ class LandmarkDriven(pl.LightningModule):
         """Compare sampled with real frames, for the rows that belong to the fixed subset."""
         self.log("val/ssim", self.val_ssim, prog_bar=True)
         self.log("val/psnr", self.val_psnr, prog_bar=True)
+        self.val_lpips.log_from(self, batch["target"].shape[-2:])
         if self.eval_frames is not None:
             chosen = batch["index"] < self.eval_frames
             batch = {key: value[chosen] for key, value in batch.items()}
@@ -151,6 +154,7 @@ class LandmarkDriven(pl.LightningModule):
         generated = to_unit(self.denoise(condition, noise, generators=generators))
         self.val_ssim.update(generated, batch["target"])
         self.val_psnr.update(generated, batch["target"])
+        self.val_lpips.update(generated, batch["target"])
 
     def denoise(
         self,

@@ -29,6 +29,7 @@ from src.errors import ConfigError, StoreError
 from src.lightning_modules.moditalker_mtov_autoencoder import load_autoencoder
 from src.lightning_modules.optimization import OptimizerFactory, optimize
 from src.lightning_modules.optimization import SchedulerFactory as LRSchedulerFactory
+from src.lightning_modules.perceptual import ValidationLPIPS
 from src.lightning_modules.randomness import StepRandomness
 from src.lightning_modules.stages import UNTRAINED
 from src.lightning_modules.validation import evaluation_is_due, row_generators
@@ -61,8 +62,8 @@ class MToV(pl.LightningModule):
     """Learns to predict the noise of a clip's latent; both autoencoders are frozen.
 
     Loss: mean |prediction - eps|^2 over all values, or what `prediction_type` and the limits of the weights make of it. Batches: see
-    `src.datamodules.moditalker_mtov`. Logged: `train/loss`, `val/loss` (the same loss, on time steps and noise that never change), and,
-    of sampled clips, `val/psnr` and `val/ssim`; the clips themselves by the `LogSamples` callback.
+    `src.datamodules.moditalker_mtov`. Logged: `train/loss`, `val/loss` (the same loss, on time steps and noise that never change), and, of
+    sampled clips, `val/psnr`, `val/ssim` and, with its weights, `val/lpips`; the clips themselves by the `LogSamples` callback.
 
     Args:
         net: the network; with `n_conditions=3` it also sees the clip before.
@@ -141,7 +142,7 @@ class MToV(pl.LightningModule):
         self.register_buffer("alphas_cumprod", _exact_alphas_cumprod(noise_schedule), persistent=False)
         self.check_sampler(None, sample_steps)
         self.val_loss = MeanMetric()
-        self.val_psnr, self.val_ssim = PSNR(), SSIM()
+        self.val_psnr, self.val_ssim, self.val_lpips = PSNR(), SSIM(), ValidationLPIPS()
 
     @property
     def sees_previous(self) -> bool:
@@ -297,6 +298,7 @@ class MToV(pl.LightningModule):
         datamodule: Any = self.trainer.datamodule  # ty: ignore[missing-attribute]
         mine = slice(self.global_rank, None, self.trainer.world_size)
         batch = {key: value[mine].to(self.device) for key, value in datamodule.preview(self.eval_clips).items()}
+        self.val_lpips.log_from(self, batch["target"].shape[-2:])
         if not len(batch["index"]):
             return
         generators = row_generators(self, "val/sample", batch["index"])
@@ -304,6 +306,7 @@ class MToV(pl.LightningModule):
         real = batch["target"].flatten(0, 1)
         self.val_psnr.update(generated, real)
         self.val_ssim.update(generated, real)
+        self.val_lpips.update(generated, real)
 
     # --- sampling
 

@@ -27,6 +27,7 @@ from src.lightning_modules.optimization import (
     uncounted,
     with_schedule,
 )
+from src.lightning_modules.perceptual import ValidationLPIPS
 from src.lightning_modules.randomness import StepRandomness
 from src.lightning_modules.stages import UNTRAINED, checkpoint_of_stage
 from src.metrics.frechet import FrechetDistance, VideoFeatures
@@ -66,7 +67,8 @@ class MToVAutoencoder(pl.LightningModule):
 
     FM compares what a discriminator's stages make of x and x'. f is 0 until `disc_start` optimiser steps are done, then 1. The networks
     learn in turns, see `phase_of`. Batches have `target` (b, t, 3, h, w) uint8, be it faces or drawn landmarks. Logged: `train/*` with all
-    terms, `val/loss` (reconstruction), `val/psnr`, `val/ssim`, and `val/lpips` where LPIPS is loaded.
+    terms, `val/loss` (reconstruction), `val/psnr`, `val/ssim`, `val/lpips_vgg` where the loss loads
+    LPIPS, and `val/lpips` where the weights of AlexNet are there.
 
     Args:
         net: the autoencoder.
@@ -151,8 +153,8 @@ class MToVAutoencoder(pl.LightningModule):
         # No children: their weights do not belong to the checkpoint, and they never leave eval mode.
         self._perceptual: tuple[PerceptualDistance, ...] = ()
         self._fvd: tuple[FrechetDistance, ...] = ()
-        self.val_loss, self.val_lpips = MeanMetric(), MeanMetric()
-        self.val_psnr, self.val_ssim = PSNR(), SSIM()
+        self.val_loss, self.val_lpips_vgg = MeanMetric(), MeanMetric()
+        self.val_psnr, self.val_ssim, self.val_lpips = PSNR(), SSIM(), ValidationLPIPS()
 
     def forward(self, video: Clips) -> Clips:
         """Reconstructions."""
@@ -291,9 +293,10 @@ class MToVAutoencoder(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Reconstructions against the clips; a fixed subset, where `eval_clips` says so."""
-        for name in ("loss", "psnr", "ssim", *(["lpips"] if self._perceptual else [])):
+        for name in ("loss", "psnr", "ssim", *(["lpips_vgg"] if self._perceptual else [])):
             self.log(f"val/{name}", getattr(self, f"val_{name}"), prog_bar=name in ("loss", "psnr"))
         video = batch["target"]
+        self.val_lpips.log_from(self, video.shape[-2:])
         if self.eval_clips is not None:
             video = video[batch["index"] < self.eval_clips]
         if not len(video):
@@ -304,8 +307,9 @@ class MToVAutoencoder(pl.LightningModule):
         made, real = to_unit(reconstructed).flatten(0, 1), video.flatten(0, 1)
         self.val_psnr.update(made, real)
         self.val_ssim.update(made, real)
+        self.val_lpips.update(made, real)
         for distance in self._perceptual:
-            self.val_lpips.update(distance(signed.flatten(0, 1), reconstructed.flatten(0, 1)))
+            self.val_lpips_vgg.update(distance(signed.flatten(0, 1), reconstructed.flatten(0, 1)))
         for metric in self._fvd if not self.trainer.sanity_checking else ():
             metric.update(to_uint8(to_unit(reconstructed)), real=False)
             if self._real_is_new:

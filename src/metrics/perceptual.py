@@ -209,13 +209,17 @@ class LPIPS(ImageMean):
         super().__init__()
         self.distance = distance
 
-    @torch.no_grad()
     def update(self, generated: Images, reference: Images) -> None:
         """Add a batch of image pairs, uint8 or float in [0, 1]; other floats are refused."""
+        self._add(self.values(generated, reference))
+
+    @torch.no_grad()
+    def values(self, generated: Images, reference: Images) -> Float[Tensor, " b"]:
+        """The distance of each pair of images."""
         smallest = min(generated.shape[-2:])
         if smallest < self.distance.backbone.smallest:
             raise ValueError(
                 f"LPIPS by {self.distance.backbone.title} needs {self.distance.backbone.smallest} pixels a side."
             )
         x, y = (unit_range(images).to(self.distance.shift) * 2 - 1 for images in (generated, reference))
-        self._add(self.distance(x, y))
+        return self.distance(x, y)
