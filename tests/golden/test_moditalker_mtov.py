@@ -284,7 +284,7 @@ def check_unet_blocks(case: GoldenCase) -> None:
 
     def load(block: nn.Module, name: str) -> Any:
         state = {f"{stage}{key}": value for key, value in block.state_dict().items()}
-        official = {key.removeprefix(stage): value for key, value in unet_to_official(state).items()}
+        official = below(unet_to_official(state), f"{UNET}{stage}")
         names = {f"{name}.{key}": value for key, value in official.items()}
         weights = {f"{stage}{k}": v for k, v in below(weights_for(case, names), f"{name}.").items()}
         own = below(unet_from_official(weights), stage)
