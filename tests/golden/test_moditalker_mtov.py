@@ -66,8 +66,8 @@ def assert_close(ours: Tensor, theirs: Tensor, what: str, least: float = 0.0, to
 
 
 def slack(case: GoldenCase, name: str) -> float:
-    """Three times what float32 and float64 differ by in the original."""
-    return 3 * case.meta.get("float32_vs_float64_max_abs_difference", {}).get(name, 0.0)
+    """Twice what float32 and float64 differ by in the original: ours is another float32."""
+    return 2 * case.meta.get("float32_vs_float64_max_abs_difference", {}).get(name, 0.0)
 
 
 def subsampled(tensor: Tensor, n: int) -> Tensor:
