@@ -71,7 +71,9 @@ class GoldenCase:
             return None
         file, prefix = (named["file"], named.get("prefix", "")) if isinstance(named, dict) else (named, "")
         name = file.removesuffix(".safetensors").removesuffix(".json")
-        return load_case(self.path.with_name(f"{name}.json")), prefix if isinstance(prefix, str) else ""
+        path = self.path.with_name(f"{name}.json")  # a file of nothing but weights has none
+        other = load_case(path) if path.exists() else GoldenCase(path, {})
+        return other, prefix if isinstance(prefix, str) else ""
 
 
 def load_case(path: Path) -> GoldenCase:

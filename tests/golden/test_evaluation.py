@@ -125,7 +125,9 @@ def check_activations(found: Mapping[str, Tensor], case: GoldenCase) -> None:
         assert_close(output.flatten()[: len(head)], head, name)
         x = output.double()
         statistics = torch.stack([x.mean(), x.std(), x.abs().sum()])
-        assert_relative(statistics, case.mids[f"{name}.stats"], f"{name}, statistics", 1e-5)
+        theirs = case.mids[f"{name}.stats"]
+        scale = torch.stack([theirs[1], theirs[1], theirs[2]])  # a mean near zero is as exact as the deviation is large
+        assert_close(statistics / scale, theirs / scale, f"{name}, statistics")
 
 
 def layers_of(case: GoldenCase) -> list[str]:
@@ -262,7 +264,8 @@ def check_face_track_crop(case: GoldenCase) -> None:
     expected = out["crops_first_mid_last"].numpy()
     shown = crops[[0, len(crops) // 2, -1]]
     assert np.abs(shown.astype(int) - expected).max() <= 1
-    assert_close(crops.mean(axis=(1, 2, 3)), out["crops_mean_per_frame"], "mean of the crops", 0.5)
+    means = crops.mean(axis=(1, 2, 3)) - out["crops_mean_per_frame"].numpy()
+    assert np.abs(means).max() <= 0.5, f"means of the crops differ by {np.abs(means).max()} grey levels"
     assert 0 < intersection_over_union(boxes[0][0], boxes[1][0]) <= 1
 
 

@@ -261,6 +261,8 @@ def check_official_e2e(case: GoldenCase) -> None:
     assert warped.occlusion is not None
     full = seen | {"F": volume, "W.deformation": warped.deformation, "W.out": warped.features, "G": frame}
     full["W.occlusion_map"] = warped.occlusion
+    first = case.outputs["F.slice"]
+    elsewhere = not torch.equal(volume[slices(case.meta["meaning"], "F.slice")], first)
     relative = {key.removeprefix("mid/") for key, text in case.meta["meaning"].items() if "relative tolerance" in text}
     for name, value in (case.mids | case.outputs).items():
         stem, _, kind = name.rpartition(".")
@@ -270,7 +272,7 @@ def check_official_e2e(case: GoldenCase) -> None:
             assert torch.allclose(ours, value, rtol=tolerance, atol=tolerance), f"{name}: {ours} {value}"
         elif kind == "slice":
             scale = value.abs().max().item() if name in relative else 1.0
-            allowed = tolerance if name != "G.slice" else max(tolerance, logits_tolerance(case) / 4)
+            allowed = max(tolerance, logits_tolerance(case) / 4) if name == "G.slice" and elsewhere else tolerance
             assert_close(full[stem][slices(case.meta["meaning"], name)] / scale, value / scale, name, allowed)
         elif stem == "M":
             assert_close(heads[kind], value, name, tolerance)
@@ -285,10 +287,10 @@ def check_official_e2e(case: GoldenCase) -> None:
 
 
 def logits_tolerance(case: GoldenCase) -> float:
-    """How far logits may be off: the stated share of the largest.
+    """How far logits may be off on another processor than the original's: the stated share of the largest.
 
     A frame is their sigmoid, whose slope is 1/4 at most. These weights amplify rounding: evaluated in float64, the frame of the case of
-    seed 501 is 2.5e-4 away from the stored one, so that its 1e-4 cannot be told from another processor's order of summation.
+    seed 501 is 2.5e-4 away from the stored one. Its 1e-4 is for processors that sum in the same order, which the first volume tells.
     """
     text = case.meta["meaning"].get("mid/G.logits.slice", "")
     found = re.search(r"relative tolerance of ([\d.]+(?:e-?\d+)?)", text)
@@ -542,8 +544,7 @@ def check_driving_crops(inputs: Mapping[str, Tensor], out: Mapping[str, Tensor],
     corners = np.array([[[0.0, 0], [1, 0], [1, 1], [0, 1]]] * len(landmarks))
     turned = torch.from_numpy(transform_points(corners, np.linalg.inv(turned.matrices(1)))[3]).float()
     expected = out["drv.bbox_rot3"]
-    print("rot3", turned, expected)
-    assert torch.allclose(turned.sort(dim=0).values, expected.sort(dim=0).values, atol=1e-2)
+    assert_points(turned, expected, "turned square of frame 3")
     side = len(out["drv.img_crop1"])
     matrix = boxes.mean().matrices(side)
     assert_matrix(matrix[0], out["drv.M_o2c"], "driving")

@@ -66,8 +66,8 @@ def assert_close(ours: Tensor, theirs: Tensor, what: str, least: float = 0.0, to
 
 
 def slack(case: GoldenCase, name: str) -> float:
-    """Three times what float32 and float64 differ by in the original."""
-    return 3 * case.meta.get("float32_vs_float64_max_abs_difference", {}).get(name, 0.0)
+    """Twice what float32 and float64 differ by in the original: ours is another float32."""
+    return 2 * case.meta.get("float32_vs_float64_max_abs_difference", {}).get(name, 0.0)
 
 
 def subsampled(tensor: Tensor, n: int) -> Tensor:
@@ -284,7 +284,7 @@ def check_unet_blocks(case: GoldenCase) -> None:
 
     def load(block: nn.Module, name: str) -> Any:
         state = {f"{stage}{key}": value for key, value in block.state_dict().items()}
-        official = {key.removeprefix(stage): value for key, value in unet_to_official(state).items()}
+        official = below(unet_to_official(state), f"{UNET}{stage}")
         names = {f"{name}.{key}": value for key, value in official.items()}
         weights = {f"{stage}{k}": v for k, v in below(weights_for(case, names), f"{name}.").items()}
         own = below(unet_from_official(weights), stage)

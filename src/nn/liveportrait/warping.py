@@ -140,7 +140,7 @@ class DenseMotionNetwork(nn.Module):
         heatmap = heatmaps(grid, kp_source, kp_driving).to(deformed.dtype)
         x = self.hourglass(torch.cat([heatmap, deformed], dim=2).flatten(1, 2))
         mask = self.mask(x).float().softmax(dim=1)
-        deformation = torch.einsum("bkdhw,bkdhwi->bdhwi", mask, shifted)
+        deformation = (mask[..., None] * shifted).sum(dim=1)
         occlusion = None if self.occlusion is None else torch.sigmoid(self.occlusion(x.flatten(1, 2)))
         return deformation, occlusion
 
@@ -210,7 +210,8 @@ def identity_grid(size: tuple[int, ...], like: Tensor) -> Float[Tensor, "d h w 3
     `sample_volume` counts from the cells' edges instead, so looking up this grid shrinks the volume a little: the published weights are
     trained with that.
     """
-    axes = [torch.linspace(-1, 1, n, device=like.device, dtype=torch.float32) for n in size]
+    # In the original's arithmetic, to the last bit: what follows makes a hundred times as much of a rounding error.
+    axes = [2 * (torch.arange(n, device=like.device, dtype=torch.float32) / max(n - 1, 1)) - 1 for n in size]
     z, y, x = torch.meshgrid(*axes, indexing="ij")
     return torch.stack([x, y, z], dim=-1)
 
@@ -219,8 +220,10 @@ def sparse_motion(
     grid: Float[Tensor, "d h w 3"], kp_source: Float[Tensor, "b k 3"], kp_driving: Float[Tensor, "b k 3"]
 ) -> Float[Tensor, "b n d h w 3"]:
     """Where each cell would be looked up if all moved as one key point does; first, if nothing moved."""
-    shifts = F.pad((kp_source - kp_driving).float(), (0, 0, 1, 0))  # the background comes first
-    return grid + shifts[:, :, None, None, None]
+    source, driving = (
+        F.pad(points.float(), (0, 0, 1, 0)) for points in (kp_source, kp_driving)
+    )  # the background is first
+    return grid - driving[:, :, None, None, None] + source[:, :, None, None, None]
 
 
 def heatmaps(
@@ -229,9 +232,9 @@ def heatmaps(
     """Bells around the driving key points less those around the source's; the background's, first, is zero."""
 
     def bells(points: Tensor) -> Tensor:
-        squares = [(axis - points[..., i, None].float()) ** 2 for i, axis in enumerate(axes)]  # b k n each
-        x, y, z = (torch.exp(-0.5 * square / HEATMAP_VARIANCE) for square in squares)
-        return torch.einsum("bkw,bkh,bkd->bkdhw", x, y, z)  # the bell is a product of its axes
+        x, y, z = ((axis - points[..., i, None].float()) ** 2 for i, axis in enumerate(axes))  # b k n each
+        square = x[:, :, None, None] + y[:, :, None, :, None] + z[..., None, None]
+        return torch.exp(-0.5 * square / HEATMAP_VARIANCE)
 
     axes = (grid[0, 0, :, 0], grid[0, :, 0, 1], grid[:, 0, 0, 2])
     difference = bells(kp_driving) - bells(kp_source)
