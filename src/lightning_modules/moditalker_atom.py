@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from src.diffusion.motion import MotionDiffusion, guided, join_windows, window_starts
+from src.diffusion.motion import MotionDiffusion, MotionStep, guided, join_windows, window_starts
 from src.diffusion.noise import generators_from, randn_each
 from src.errors import ConfigError, require_least
 from src.face.landmarks import mouth_opening
@@ -195,6 +195,7 @@ class AToM(pl.LightningModule):
         guidance: float | int | None = None,
         steps: int | None = None,
         eta: float | int | None = None,
+        callback: MotionStep | None = None,
     ) -> Float[Tensor, "n 204"]:
         """Faces in network units, one per row of speech features, however many there are.
 
@@ -208,6 +209,7 @@ class AToM(pl.LightningModule):
             guidance: see the class; None: the model's own.
             steps: idem.
             eta: idem.
+            callback: see `MotionDiffusion.sample`.
         """
         starts = window_starts(len(audio), self.window)
         rows = torch.zeros((starts[-1] + self.window, audio.shape[1]), device=audio.device)
@@ -224,6 +226,7 @@ class AToM(pl.LightningModule):
             windows=len(starts) > 1,
             eta=self.eta if eta is None else eta,
             generators=generators,
+            callback=callback,
         )
         return join_windows(made, len(audio)) + reference
 

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
+from rich.console import Console
+from rich.progress import Progress
 
 from src.adapters.moditalker_atom import METHOD
 from src.audio.features import FPS, SpeechFeatures
@@ -42,6 +44,7 @@ from src.pipelines.voices import read_voice
 
 log = logging.getLogger(__name__)
 
+LONG = 1500  # frames of a voice from which on progress is shown
 MAX_GAP = 10  # frames of a driving video without a face that are interpolated
 
 Voice = str | Path | Clip | Float32[np.ndarray, " s"]
@@ -110,7 +113,17 @@ class MotionGenerator:
         rows, samples = read_voice(audio, self.features, self.model.net.audio_dim, audio_emb)
         device = self.model.device
         face = torch.from_numpy(to_network(reference, self.neutral)).to(device)
-        made = self.model.generate(face, torch.from_numpy(rows).to(device), seed, guidance=guidance, steps=steps)
+        steps = self.model.sample_steps if steps is None else steps
+        with Progress(console=Console(stderr=True), transient=True, disable=len(rows) < LONG) as bar:
+            task = bar.add_task("motion", total=steps)
+            made = self.model.generate(
+                face,
+                torch.from_numpy(rows).to(device),
+                seed,
+                guidance=guidance,
+                steps=steps,
+                callback=lambda *_: bar.advance(task),
+            )
         return SpokenMotion(from_network(made.cpu().numpy(), self.neutral), reference.astype(np.float64), samples)
 
 

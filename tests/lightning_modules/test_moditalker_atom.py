@@ -90,6 +90,12 @@ def test_motion_depends_on_the_seed_and_not_on_how_it_is_computed():
     assert not torch.allclose(model.generate(person, voice, seed=2), first, atol=1e-3)
 
 
+def test_every_step_is_reported():
+    steps = []
+    make_model().eval().generate(torch.zeros(204), torch.randn(30, 8), callback=lambda step, *_: steps.append(step))
+    assert steps == [0, 1, 2]
+
+
 def test_what_follows_a_short_voice_is_not_heard():
     """Padding is hidden from the repaired network: a short voice gives what the same voice gives in a shorter window."""
     model = make_model().eval()

@@ -9,6 +9,7 @@ import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from scipy.io import savemat
 
+import src.pipelines.moditalker_atom as pipeline_module
 import src.pipelines.moditalker_atom_exact as exact_module
 from src.audio.log_mel import LogMel
 from src.checkpoint import Checkpoint, save_safetensors
@@ -123,7 +124,8 @@ def checkpoint(tmp_path, **changes) -> Checkpoint:
     return Checkpoint(**{**settings, **changes})
 
 
-def test_a_checkpoint_brings_its_features(tmp_path):
+def test_a_checkpoint_brings_its_features(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline_module, "LONG", 20)  # with a progress bar
     generator = load_motion_generator(checkpoint(tmp_path), device="cpu")
     source = speaking_landmarks(np.zeros(2))[0]
     first, _ = generate_motion(generator, source, SECOND, seed=4)
