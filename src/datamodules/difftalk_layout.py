@@ -26,6 +26,7 @@ from src.audio.windows import AudioEdges
 from src.datamodules.difftalk import SHORT_CLIPS, ReferenceFrame, audio_window, reference_candidates
 from src.datamodules.difftalk_layout_files import (
     FrameId,
+    find_list,
     frames_by_clip,
     missing_files,
     read_audio_smooth,
@@ -266,8 +267,8 @@ class DiffTalkLayoutDataModule(ResumableDataModule[DiffTalkLayoutDataset]):
 
     Args:
         root: see `DiffTalkLayoutDataset`.
-        train_list: frames for training; None: `data_train.txt` beside `root`.
-        val_list: frames for validation; None: `data_test.txt` beside `root`.
+        train_list: frames for training; None: `data_train.txt` beside `root`, or in it.
+        val_list: frames for validation; None: `data_test.txt` beside `root`, or in it.
         resolution: see `DiffTalkLayoutDataset`.
         batch_size: training frames per process and step.
         mask: see `DiffTalkLayoutDataset`.
@@ -304,8 +305,8 @@ class DiffTalkLayoutDataModule(ResumableDataModule[DiffTalkLayoutDataset]):
         super().__init__(batch_size, seed=seed, **loading)
         self.root = Path(root)
         self.lists = {
-            "train": Path(train_list) if train_list else self.root.parent / "data_train.txt",
-            "val": Path(val_list) if val_list else self.root.parent / "data_test.txt",
+            "train": Path(train_list) if train_list else find_list(self.root, "data_train.txt"),
+            "val": Path(val_list) if val_list else find_list(self.root, "data_test.txt"),
         }
         require_choice("datamodule.audio_edges", audio_edges, get_args(AudioEdges))
         if limit_val_frames is not None:

@@ -42,6 +42,12 @@ def read_frame_list(path: Path) -> list[FrameId]:
     return [frame for name in names if (frame := parse_frame_id(name))]
 
 
+def find_list(root: Path, name: str) -> Path:
+    """Where a list lies: beside the folder of pictures and landmarks, or in it."""
+    beside, within = root.parent / name, root / name
+    return within if within.is_file() and not beside.is_file() else beside
+
+
 def parse_frame_id(name: str) -> FrameId | None:
     """`12_345` -> clip 12, frame 345; None where the name is of another form."""
     clip, _, frame = name.partition("_")

@@ -12,7 +12,14 @@ from src.audio.imported import ImportedWindows
 from src.cli import CONF_DIR
 from src.datamodules.difftalk import DiffTalkDataModule
 from src.datamodules.difftalk_layout import DiffTalkLayoutDataModule, DiffTalkLayoutDataset, original_references
-from src.datamodules.difftalk_layout_files import FrameId, read_audio_smooth, read_counts, read_frame_list, read_lms
+from src.datamodules.difftalk_layout_files import (
+    FrameId,
+    find_list,
+    read_audio_smooth,
+    read_counts,
+    read_frame_list,
+    read_lms,
+)
 from src.datamodules.preprocessing.archives import AsStored, open_frames
 from src.datamodules.preprocessing.difftalk import DiffTalkLayout
 from src.datamodules.preprocessing.run import Preprocessing
@@ -166,6 +173,16 @@ def test_lists_that_are_none(tmp_path, text, message):
 def test_lists_are_read_whatever_ends_their_lines(tmp_path):
     (tmp_path / "list.txt").write_bytes(b"1_1\r\n2_30\r\n\r\n")
     assert read_frame_list(tmp_path / "list.txt") == [FrameId(1, 1), FrameId(2, 30)]
+
+
+def test_lists_lie_beside_the_folder_or_in_it(tmp_path):
+    root = tmp_path / "HDTF"
+    root.mkdir()
+    assert find_list(root, "data_train.txt") == tmp_path / "data_train.txt"
+    (root / "data_train.txt").write_text("1_1\n")
+    assert find_list(root, "data_train.txt") == root / "data_train.txt"
+    (tmp_path / "data_train.txt").write_text("1_1\n")
+    assert find_list(root, "data_train.txt") == tmp_path / "data_train.txt"
 
 
 def test_counts_are_read_by_line(tmp_path):
