@@ -112,7 +112,7 @@ def _notes(aggregates: Mapping[str, Aggregate]) -> str:
     lines = [f'<li class="warn">{escape(line)}</li>' for line in warned] + [
         f"<li>{escape(line)}</li>" for line in absent
     ]
-    return f'<h2>To mind</h2><div class="card"><ul>{"".join(lines)}</ul></div>' if lines else ""
+    return f'<h2>Notes</h2><div class="card"><ul>{"".join(lines)}</ul></div>' if lines else ""
 
 
 def _distributions(aggregates: Mapping[str, Aggregate], scores: list[ClipScores]) -> str:
