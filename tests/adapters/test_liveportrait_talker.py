@@ -10,8 +10,6 @@ from src.adapters import liveportrait
 from src.adapters.liveportrait_talker import (
     EXP_NET,
     EXP_NET_TABLE,
-    FACE_REGRESSOR,
-    FACE_REGRESSOR_TABLE,
     MAPPING_FILE,
     MAPPING_NET_TABLE,
     METHOD,
@@ -25,7 +23,7 @@ from src.checkpoint import load_downloaded, load_published, record, save_safeten
 from src.errors import CheckpointError
 from src.nn.liveportrait_talker import ExpNet, MappingNet, TalkingPortrait
 from src.pipelines.loading import load_pipeline
-from tests.portraits import SIZES
+from tests.portraits import write_published
 
 
 def official_mapping_net() -> dict[str, torch.Tensor]:
@@ -86,23 +84,7 @@ def test_one_network_is_taken_from_sadtalkers_file(tmp_path: Path):
 def published(tmp_path_factory) -> tuple[Path, TalkingPortrait]:
     """A folder as `tools/download_models.py` fills it, of a small renderer, and the networks in it."""
     folder = tmp_path_factory.mktemp("published")
-    torch.manual_seed(0)
-    model = TalkingPortrait(mapping={"width": 8}, **SIZES)
-    own = {"exp_net.", "face_regressor.", "mapping_net."}
-    renderer = {k: v for k, v in model.state_dict().items() if not k.startswith(tuple(own))}
-    for name, content in liveportrait.to_official(renderer).items():
-        torch.save(content, folder / f"{name}.pth")
-    sadtalker = {
-        f"{prefix}{key}": value
-        for prefix, net, table in (
-            (EXP_NET, model.exp_net, EXP_NET_TABLE),
-            (FACE_REGRESSOR, model.face_regressor, FACE_REGRESSOR_TABLE),
-        )
-        for key, value in to_official(net.state_dict(), table).items()
-    }
-    save_file({key: value.contiguous() for key, value in sadtalker.items()}, folder / SADTALKER_FILE)
-    torch.save(to_official(model.mapping_net.state_dict(), MAPPING_NET_TABLE), folder / MAPPING_FILE)
-    return folder, model
+    return folder, write_published(folder)
 
 
 @pytest.mark.slow

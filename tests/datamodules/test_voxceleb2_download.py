@@ -1,6 +1,9 @@
 """Fetching VoxCeleb2 politely and cutting it right; nothing is fetched here."""
 
 import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -184,6 +187,35 @@ def test_without_yt_dlp_the_command_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "yt_dlp", None)
     with pytest.raises(FetchError, match="pip install yt-dlp"):
         YtDlpFetcher()
+
+
+@pytest.fixture
+def server(films):
+    """The address of a web server that has the film."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(films))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
+        thread = Thread(target=served.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{served.server_port}"
+        served.shutdown()
+        thread.join()
+
+
+def test_yt_dlp_fetches_from_a_server_and_the_utterances_are_cut_with_their_sound(tmp_path, server, annotations):
+    pytest.importorskip("yt_dlp")
+    made, _ = download(tmp_path, pause=0)
+    result = made.run(made.pending(annotations), YtDlpFetcher(address=server + "/film.mp4?v={video}"))
+    assert (result.videos, result.utterances, result.failed) == (2, 3, 0)
+    path = tmp_path / "clips" / "id00001" / "aaa" / "00002.mp4"
+    brightness = VideoReader(path).read(range(10)).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(brightness, 2 * np.arange(60, 70), atol=2)
+    assert np.abs(read_audio(path)).max() > 0.3
+
+
+def test_yt_dlp_says_that_a_server_has_no_such_film(tmp_path, server):
+    pytest.importorskip("yt_dlp")
+    with pytest.raises(FetchError, match=r"^abc: .*404"):
+        YtDlpFetcher(address=server + "/{video}.mp4")("abc", tmp_path)
 
 
 def fake_yt_dlp(error: str | None = None):

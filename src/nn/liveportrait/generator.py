@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
-from src.nn.liveportrait.layers import feature_channels
+from src.nn.liveportrait.layers import feature_channels, not_bfloat16, widened
 
 HIDDEN = 128  # of every SPADE layer
 SLOPE = 0.2
@@ -31,7 +31,8 @@ class SPADE(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"], seg: Float[Tensor, "b l h2 w2"]) -> Float[Tensor, "b c h w"]:
         """The normalised features; `seg` may be smaller than `x`."""
         hidden = self.mlp_shared(F.interpolate(seg, size=x.shape[2:]))
-        return F.instance_norm(x) * (1 + self.mlp_gamma(hidden)) + self.mlp_beta(hidden)
+        scale, shift = widened(self.mlp_gamma(hidden)), widened(self.mlp_beta(hidden))
+        return F.instance_norm(widened(x)) * (1 + scale) + shift
 
 
 class SPADEResBlock(nn.Module):
@@ -54,7 +55,7 @@ class SPADEResBlock(nn.Module):
         shortcut = self.conv_s(self.norm_s(x, seg)) if self.learned_shortcut else x
         y = self.conv_0(F.leaky_relu(self.norm_0(x, seg), SLOPE))
         y = self.conv_1(F.leaky_relu(self.norm_1(y, seg), SLOPE))
-        return shortcut + y
+        return widened(shortcut) + widened(y)
 
 
 class SPADEDecoder(nn.Module):
@@ -91,12 +92,14 @@ class SPADEDecoder(nn.Module):
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h2 w2"]:
         """RGB in [0, 1], `4 * upscale` times as large as the features."""
-        x = self.fc(features)
-        for i in range(N_MIDDLE):
-            x = self.get_submodule(f"G_middle_{i}")(x, features)
+        features = widened(features)
+        with not_bfloat16(features.device):
+            x = self.fc(features)
+            for i in range(N_MIDDLE):
+                x = self.get_submodule(f"G_middle_{i}")(x, features)
         for block in (self.up_0, self.up_1):
             x = block(F.interpolate(x, scale_factor=2), features)
-        return torch.sigmoid(self.conv_img(F.leaky_relu(x, SLOPE)))
+        return torch.sigmoid(widened(self.conv_img(F.leaky_relu(x, SLOPE))))
 
     def fold_spectral_norm(self) -> None:
         """Divide each weight by its norm once and for all: faster, same frames, not to be trained or saved in the original's form."""

@@ -1,5 +1,6 @@
 """Layers that LivePortrait's networks share."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -60,3 +61,18 @@ class ResidualBlock3d(nn.Module):
 def feature_channels(max_features: int, block_expansion: int, num_down_blocks: int) -> int:
     """Channels behind so many blocks that each double them, `max_features` at most."""
     return min(max_features, block_expansion * 2**num_down_blocks)
+
+
+def widened(x: Tensor) -> Tensor:
+    """The values in float32 where they are in half precision: sums and norms of them lose too much there."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def not_bfloat16(device: torch.device) -> torch.autocast:
+    """Context in which bfloat16 is not used: float32 takes its place, other precisions stay.
+
+    Its 8 bits move the flow and the coarse layers too far, see docs/liveportrait.md; float16 has 11.
+    """
+    dtype = torch.get_autocast_dtype(device.type)
+    used = torch.is_autocast_enabled(device.type) and dtype is not torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=used)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from src.nn.liveportrait.appearance import AppearanceFeatureExtractor
 from src.nn.liveportrait.generator import SPADEDecoder
 from src.nn.liveportrait.keypoints import Motion, shifted, stacked
+from src.nn.liveportrait.layers import not_bfloat16
 from src.nn.liveportrait.motion_extractor import MotionExtractor
 from src.nn.liveportrait.retargeting import KeypointMLP
 from src.nn.liveportrait.warping import WarpingModule
@@ -71,7 +72,8 @@ class LivePortrait(nn.Module):
 
     def volume(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c d h2 w2"]:
         """f_s, the features of portraits in [0, 1]."""
-        return self.appearance(image)
+        with not_bfloat16(image.device):
+            return self.appearance(image)
 
     def motion(self, image: Float[Tensor, "b 3 h w"]) -> Motion:
         """Key points and motion of portraits in [0, 1]."""
@@ -85,7 +87,8 @@ class LivePortrait(nn.Module):
     ) -> Float[Tensor, "b 3 h2 w2"]:
         """Frames in [0, 1]: the source, one or one per frame, with its key points moved to the driving ones."""
         n = len(kp_driving)
-        warped = self.warping(volume.expand(n, -1, -1, -1, -1), kp_source.expand(n, -1, -1), kp_driving)
+        with not_bfloat16(volume.device):
+            warped = self.warping(volume.expand(n, -1, -1, -1, -1), kp_source.expand(n, -1, -1), kp_driving)
         return self.generator(warped.features).float()
 
     def stitch(self, kp_source: Float[Tensor, "#b k 3"], kp_driving: Float[Tensor, "b k 3"]) -> Float[Tensor, "b k 3"]:
