@@ -23,7 +23,16 @@ class Copier(pl.LightningModule):
         self.val_lpips.update((batch + 0.2).clamp(max=1), batch)
 
 
-def validate(model, side=32):
+class CopierOfEveryProcess(Copier):
+    """Brings a network of its own into new processes, which know nothing of what was replaced in this one."""
+
+    def setup(self, stage) -> None:
+        torch.manual_seed(0)
+        network = PerceptualDistance.untrained("alex")
+        weights.missing, weights.lpips = lambda *_: "", lambda _: network
+
+
+def validate(model, side=32, processes=1):
     frames = torch.rand(6, 3, side, side, generator=torch.Generator().manual_seed(0))
     quiet = {
         "logger": False,
@@ -32,7 +41,8 @@ def validate(model, side=32):
         "enable_checkpointing": False,
     }
     loader = torch.utils.data.DataLoader(frames, batch_size=4)
-    return pl.Trainer(accelerator="cpu", **quiet).validate(model, loader, verbose=False)[0], frames
+    several = {"strategy": "ddp_spawn", "devices": processes} if processes > 1 else {}
+    return pl.Trainer(accelerator="cpu", **quiet, **several).validate(model, loader, verbose=False)[0], frames
 
 
 @pytest.fixture
@@ -54,6 +64,14 @@ def test_it_is_lpips_over_all_frames(distance):
     assert logged["val/lpips"] > 0
     assert not model.state_dict()
     assert not list(model.parameters())
+
+
+@pytest.mark.slow  # new processes import everything
+@pytest.mark.filterwarnings("ignore::pytorch_lightning.utilities.warnings.PossibleUserWarning")
+def test_two_processes_log_what_one_logs(distance):
+    several, _ = validate(CopierOfEveryProcess(), processes=2)
+    alone, _ = validate(CopierOfEveryProcess())
+    assert several["val/lpips"] == pytest.approx(alone["val/lpips"], rel=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:The 'val_dataloader'")
