@@ -3,6 +3,7 @@
 A batch is a dictionary of
 
     target   (b, t, 3, h, w)   uint8   RGB window, or its landmarks as white dots on black
+    lips     (b, t, 20, 2)     float32 outline of the lips, (x, y) in pixels of the window
     index    (b,)              int64   row of the data set
 """
 
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
+import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from src.datamodules.frames import read_pictures
+from src.datamodules.frames import lips_of_frames, read_pictures
 from src.datamodules.moditalker_mtov import ibug_points, landmark_pictures, long_enough
 from src.datamodules.store import Clip
 from src.datamodules.store_datamodule import ClipDataset, SplitOptions, StoreDataModule
@@ -70,7 +72,9 @@ class MToVAutoencoderDataset(ClipDataset):
         clip = self.clips[row % len(self.clips)]
         rng = np.random.default_rng((self.seed, index if self.redraw else row))
         start = int(rng.integers(clip.n_frames - self.frames + 1))
-        return {"target": self.pictures(clip, np.arange(start, start + self.frames)), "index": row}
+        frames = np.arange(start, start + self.frames)
+        lips = torch.from_numpy(lips_of_frames(clip.landmarks[frames], clip.size, self.resolution))
+        return {"target": self.pictures(clip, frames), "lips": lips, "index": row}
 
     def pictures(self, clip: Clip, frames: Int64[np.ndarray, " t"]) -> UInt8[Tensor, "t 3 h w"]:
         """Frames of a clip, or their landmarks."""

@@ -19,6 +19,7 @@ from torchmetrics import MeanMetric
 
 from src.checkpoint import load
 from src.diffusion.pixels import to_signed, to_uint8, to_unit
+from src.diffusion.regions import boxed_loss, mouth_box
 from src.errors import CheckpointError, ConfigError, require_choice, require_least
 from src.lightning_modules.optimization import (
     OptimizerFactory,
@@ -41,6 +42,7 @@ from src.nn.moditalker_mtov import ClipDiscriminator, TriplaneAutoencoder
 log = logging.getLogger(__name__)
 
 METHOD = "moditalker_mtov_autoencoder"
+LIP_MARGIN = 2  # pixels around the lips that count with them
 
 Batch = Mapping[str, Tensor]
 Clips = Float[Tensor, "b t 3 h w"]
@@ -79,6 +81,8 @@ class MToVAutoencoder(pl.LightningModule):
         lr_scheduler: partial, of the autoencoder's learning rate over its steps; None: constant, as the original.
         reconstruction_weight: see above.
         reconstruction: `l1`, see above, or `l2`, mean (x - x')^2: the median of a pixel that a dot seldom covers is black, its mean is not.
+        lip_weight: of the error around the lips, beside that of the whole clip; 0: none, as the original. Small pictures have few pixels
+            of them.
         perceptual_weight: of LPIPS; 0: trains without its weights.
         feature_weight: see above.
         disc_start: optimiser steps before the discriminators count and learn; -1: never.
@@ -105,6 +109,7 @@ class MToVAutoencoder(pl.LightningModule):
         *,
         reconstruction_weight: float = 4.0,
         reconstruction: Reconstruction = "l1",
+        lip_weight: float | int = 0.0,
         perceptual_weight: float = 4.0,
         feature_weight: float = 4.0,
         disc_start: int = -1,
@@ -137,6 +142,7 @@ class MToVAutoencoder(pl.LightningModule):
         self.lr_scheduler = lr_scheduler
         self.reconstruction_weight = reconstruction_weight
         self.reconstruction: Reconstruction = reconstruction
+        self.lip_weight = lip_weight
         self.perceptual_weight = perceptual_weight
         self.feature_weight = feature_weight
         self.disc_start = disc_start
@@ -208,6 +214,12 @@ class MToVAutoencoder(pl.LightningModule):
         error = F.l1_loss if self.reconstruction == "l1" else F.mse_loss
         return self.reconstruction_weight * error(reconstructed, video)
 
+    def lip_error(self, video: Clips, reconstructed: Clips, lips: Float[Tensor, "b t 20 2"]) -> Float[Tensor, ""]:
+        """Weighted error within the box around the lips of each frame."""
+        error = (reconstructed - video).abs() if self.reconstruction == "l1" else (reconstructed - video).square()
+        boxes = mouth_box(lips.flatten(0, 1), (video.shape[-2], video.shape[-1]), LIP_MARGIN)
+        return self.lip_weight * boxed_loss(error.flatten(0, 1), boxes)
+
     def generator_terms(self, video: Clips, reconstructed: Clips, chosen: Int64[Tensor, " b"]) -> dict[str, Tensor]:
         """`gen`, what the discriminators say, and `features`, weighted, how differently they see x and x'."""
         adversarial, matching = [], []
@@ -251,16 +263,22 @@ class MToVAutoencoder(pl.LightningModule):
         seen = self.trainer.fit_loop.epoch_loop.total_batch_idx
         optimizer, *others = cast(list[LightningOptimizer], _as_list(self.optimizers()))
         if phase_of(seen, self.disc_start, self.accumulate) == "autoencoder":
-            self._learn(optimizer, seen, self._autoencoder_terms(video, chosen, seen), "loss")
+            self._learn(optimizer, seen, self._autoencoder_terms(video, chosen, seen, batch.get("lips")), "loss")
         else:
             with torch.no_grad():
                 reconstructed = self.net(video)
             self._learn(uncounted(others[0]), seen, self.discriminator_terms(video, reconstructed, chosen), "disc")
 
-    def _autoencoder_terms(self, video: Clips, chosen: Int64[Tensor, " b"], seen: int) -> dict[str, Tensor]:
+    def _autoencoder_terms(
+        self, video: Clips, chosen: Int64[Tensor, " b"], seen: int, lips: Float[Tensor, "b t 20 2"] | None
+    ) -> dict[str, Tensor]:
         """All terms and their sum, `loss`."""
         reconstructed = self.net(video)
         terms = self.reconstruction_terms(video, reconstructed, chosen)
+        if self.lip_weight:
+            if lips is None:
+                raise ConfigError(f"model.lip_weight={self.lip_weight}: batches have no lips; set it to 0.")
+            terms["lips"] = self.lip_error(video, reconstructed, lips)
         if self.disc_start >= 0 and seen // self.accumulate >= self.disc_start:
             terms |= self.generator_terms(video, reconstructed, chosen)
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}

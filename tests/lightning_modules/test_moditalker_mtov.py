@@ -78,6 +78,17 @@ def test_errors_count_as_they_are_or_squared():
         autoencoder(reconstruction="l3")
 
 
+def test_errors_around_the_lips_count_as_often_as_asked():
+    video = torch.zeros(1, FRAMES, 3, SIDE, SIDE)
+    lips = torch.tensor([[4.0, 6.0], [8.0, 7.0]]).repeat(10, 1).expand(1, FRAMES, 20, 2)
+    near, far = video.clone(), video.clone()
+    near[..., 6, 5], far[..., -1, -1] = 1.0, 1.0
+    model = autoencoder(lip_weight=2.0)
+    box = (7 - 6 + 2 * 2) * (8 - 4 + 2 * 2)  # rows and columns, with two pixels around
+    assert float(model.lip_error(video, near, lips)) == pytest.approx(2.0 / box)
+    assert float(model.lip_error(video, far, lips)) == 0.0
+
+
 def test_it_learns_to_reconstruct(root, tmp_path):
     model, data = autoencoder(), autoencoder_data(root)
     first = trainer(tmp_path).validate(model, data, verbose=False)[0]
