@@ -40,6 +40,9 @@ def weights_of(
         return found
     if shared := case.shares():
         origin, before = shared
+        lying = origin.group("weight")  # a network of several that lie below one prefix
+        if inner := next((p for p in prefixes if p and any(f"{before}{p}{key}" in lying for key in official)), None):
+            return below(lying, f"{before}{inner}") | found
         theirs = weights_of(origin, {f"{before}{key}": value for key, value in official.items()}, recipe, prefixes)
         return below(theirs, before) | found
     stated = case.meta.get("recipe") or case.meta.get("weight_recipe")
