@@ -210,12 +210,18 @@ class MToVAutoencoder(pl.LightningModule):
         return terms
 
     def _reconstruction_error(self, video: Clips, reconstructed: Clips) -> Float[Tensor, ""]:
-        """Weighted."""
+        """Weighted mean error over all values."""
         error = F.l1_loss if self.reconstruction == "l1" else F.mse_loss
         return self.reconstruction_weight * error(reconstructed, video)
 
     def lip_error(self, video: Clips, reconstructed: Clips, lips: Float[Tensor, "b t 20 2"]) -> Float[Tensor, ""]:
-        """Weighted error within the box around the lips of each frame."""
+        """Weighted mean error within the boxes around the lips of all frames; 0 where no frame has any.
+
+        Args:
+            video: x in [-1, 1].
+            reconstructed: x'.
+            lips: outlines, (x, y) in pixels of the frames; NaN where there is no face.
+        """
         error = (reconstructed - video).abs() if self.reconstruction == "l1" else (reconstructed - video).square()
         boxes = mouth_box(lips.flatten(0, 1), (video.shape[-2], video.shape[-1]), LIP_MARGIN)
         return self.lip_weight * boxed_loss(error.flatten(0, 1), boxes)
