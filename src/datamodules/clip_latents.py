@@ -3,6 +3,7 @@
 latents/<name>/<clip>.npz       float16 arrays with a row per window: `latent`, `masked_latent`, `landmark_latent` (m, c, n), and
                                 `reference_latent` (m, c, k) of the still picture that each window begins with
 latents/<name>/settings.json    autoencoders, resolution, frames, stride: latents of other settings are refused
+latents/<name>/clips.csv        what each clip was when it was encoded, see `src.datamodules.latents`
 
 Windows begin `stride` frames after each other.
 """
@@ -17,7 +18,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from src.checkpoint import weights_sha256
-from src.datamodules.latents import FOLDER, read_settings
+from src.datamodules.latents import FOLDER, check_unchanged, read_settings
 from src.datamodules.store import Clip
 from src.datamodules.tables import differences
 from src.errors import StoreError
@@ -50,7 +51,7 @@ class StoredClipLatents:
         frames: of the windows.
 
     Raises:
-        StoreError: there are none, they were made with other settings, or clips have none.
+        StoreError: there are none, they were made with other settings, or clips have none or have been replaced since.
     """
 
     def __init__(self, clips: Sequence[Clip], name: str, resolution: int, frames: int) -> None:
@@ -68,8 +69,9 @@ class StoredClipLatents:
         if missing:
             raise StoreError(
                 f"{self.folder} lacks the latents of {len(missing)} of {len(clips)} clips (first: {missing[0]}): "
-                "make them with tools/preprocess.py."
+                "make them with tools/preprocess.py clip_latents=..."
             )
+        check_unchanged(self.folder, clips, "clip_latents")
         self.frames, self.stride = frames, int(self.settings["stride"])
         self._arrays: dict[str, dict[str, np.ndarray]] = {}
 

@@ -92,12 +92,7 @@ class StoredLatents:
                 f"{self.folder} lacks the latents of {len(missing)} of {len(clips)} clips (first: {missing[0]}): "
                 "make them with tools/preprocess.py latents=..."
             )
-        encoded = encoded_clips(self.folder)
-        if stale := [clip.id for clip in clips if encoded.get(clip.id) != clip_row(clip)]:
-            raise StoreError(
-                f"{self.folder}: {len(stale)} of {len(clips)} clips are others than those that were encoded (first: {stale[0]}): make "
-                "their latents again with tools/preprocess.py latents=..."
-            )
+        check_unchanged(self.folder, clips, "latents")
 
     def item(self, clip: Clip, target: int, reference: int) -> dict[str, Tensor]:
         """`latent`, `masked_latent` and `reference_latent`, (c, h, w) float32."""
@@ -132,6 +127,16 @@ def encoded_clips(folder: Path) -> dict[str, dict[str, str]]:
     """What the clips were when they were encoded, by id."""
     path = folder / CLIPS
     return {row["id"]: row for row in read_rows(path)} if path.is_file() else {}
+
+
+def check_unchanged(folder: Path, clips: Sequence[Clip], stage: str) -> None:
+    """StoreError where clips are others than those that were encoded; `stage` is the setting of tools/preprocess.py that encodes them."""
+    encoded = encoded_clips(folder)
+    if stale := [clip.id for clip in clips if encoded.get(clip.id) != clip_row(clip)]:
+        raise StoreError(
+            f"{folder}: {len(stale)} of {len(clips)} clips are others than those that were encoded (first: {stale[0]}): make "
+            f"their latents again with tools/preprocess.py {stage}=..."
+        )
 
 
 def note_encoded(folder: Path, clip: Clip) -> None:

@@ -8,6 +8,7 @@ A batch is a dictionary of
     reference      (b, 3, h, w)      uint8   RGB frame of the same clip that shows the person
     previous       (b, t, 3, h, w)   uint8   the window before, where `previous` asks for it; black where there is none
     has_previous   (b,)              bool    whether there is one
+    lips           (b, t, 20, 2)     float32 outline of the lips, (x, y) in pixels of the window
     index          (b,)              int64   row of the data set
 
 With latents that were computed beforehand (`src.datamodules.clip_latents`), `latent`, `masked_latent`, `landmark_latent`,
@@ -21,12 +22,12 @@ from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from src.datamodules.clip_latents import StoredClipLatents
-from src.datamodules.frames import read_pictures
+from src.datamodules.frames import lips_of_frames, read_pictures
 from src.datamodules.store import Clip
 from src.datamodules.store_datamodule import ClipDataset, SplitOptions, StoreDataModule
 from src.errors import StoreError, require_choice, require_least
@@ -137,7 +138,7 @@ class MToVDataset(ClipDataset):
             item = self.latents.item(clip, start, reference, previous=self.previous)
         else:
             item = self.item(clip, start, reference)
-        return item | {"index": index % len(self)}
+        return item | {"lips": self._lips(clip, start), "index": index % len(self)}
 
     def draw(self, index: int) -> tuple[Clip, int, int]:
         """Clip, first frame of the window and reference frame of a draw."""
@@ -170,6 +171,10 @@ class MToVDataset(ClipDataset):
                 "has_previous": first < start,
             }
         return item
+
+    def _lips(self, clip: Clip, start: int) -> Float32[Tensor, "t 20 2"]:
+        """Outline of the lips in the window that begins at a frame."""
+        return torch.from_numpy(lips_of_frames(clip.landmarks[start : start + self.frames], clip.size, self.resolution))
 
     def points(self, clip: Clip, frames: Int64[np.ndarray, " t"]) -> Float[np.ndarray, "t 68 2"]:
         """The 68 points of frames, in pixels of the pictures."""

@@ -24,9 +24,10 @@ from src.diffusion.losses import denoising_error
 from src.diffusion.noise import generators_from, randn_each
 from src.diffusion.noise_tables import noise_tables, scaled_linear_betas
 from src.diffusion.pixels import to_signed, to_unit
+from src.diffusion.regions import mouth_box
 from src.diffusion.sampling import SAMPLERS, Scheduler, SchedulerFactory, sample, sampler_for, takes_eta
 from src.errors import ConfigError, StoreError
-from src.lightning_modules.moditalker_mtov_autoencoder import load_autoencoder
+from src.lightning_modules.moditalker_mtov_autoencoder import LIP_MARGIN, load_autoencoder
 from src.lightning_modules.optimization import OptimizerFactory, optimize
 from src.lightning_modules.optimization import SchedulerFactory as LRSchedulerFactory
 from src.lightning_modules.perceptual import ValidationLPIPS
@@ -62,8 +63,8 @@ class MToV(pl.LightningModule):
     """Learns to predict the noise of a clip's latent; both autoencoders are frozen.
 
     Loss: mean |prediction - eps|^2 over all values, or what `prediction_type` and the limits of the weights make of it. Batches: see
-    `src.datamodules.moditalker_mtov`. Logged: `train/loss`, `val/loss` (the same loss, on time steps and noise that never change), and, of
-    sampled clips, `val/psnr`, `val/ssim` and, with its weights, `val/lpips`; the clips themselves by the `LogSamples` callback.
+    `src.datamodules.moditalker_mtov`. Logged: `train/loss`, `val/loss` (without `lip_weight`, on time steps and noise that never change),
+    and, of sampled clips, `val/psnr`, `val/ssim` and, with its weights, `val/lpips`; the clips themselves by the `LogSamples` callback.
 
     Args:
         net: the network; with `n_conditions=3` it also sees the clip before.
@@ -77,6 +78,7 @@ class MToV(pl.LightningModule):
         runs: folder of the runs.
         previous_dropout: share of the clips that are trained without the clip before although there is one: the first clip of a video has
             none.
+        lip_weight: of the error at the positions of the planes that see the lips, beside that of all; 0: none, as the original.
         min_snr_gamma: see `src.diffusion.losses.denoising_error`.
         snr_floor: idem.
         sampler: `published`, or see `src.diffusion.sampling.sampler_for`.
@@ -105,6 +107,7 @@ class MToV(pl.LightningModule):
         landmark_autoencoder_ckpt: str | Path | None = None,
         runs: str | Path = "logs",
         previous_dropout: float = 0.3,
+        lip_weight: float | int = 0.0,
         min_snr_gamma: float | None = None,
         snr_floor: float | None = None,
         sampler: str | SchedulerFactory = PUBLISHED,
@@ -132,6 +135,7 @@ class MToV(pl.LightningModule):
         self.landmark_autoencoder_ckpt = landmark_autoencoder_ckpt
         self.runs = Path(runs)
         self.previous_dropout = previous_dropout
+        self.lip_weight = lip_weight
         self.loss_limits = (min_snr_gamma, snr_floor)
         self.sampler = sampler
         self.sample_steps = sample_steps
@@ -251,14 +255,29 @@ class MToV(pl.LightningModule):
         conditions: Conditions,
         noise: Float[Tensor, "b c n"],
         timestep: Int64[Tensor, " b"],
+        lips: Float[Tensor, "b t 20 2"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Denoising error of given noise at given time steps."""
+        """Denoising error of given noise at given time steps.
+
+        Args:
+            clean: z_0.
+            conditions: of the clips.
+            noise: eps.
+            timestep: t.
+            lips: outlines in pixels of the frames; given, the positions that see them count once more, by `lip_weight`.
+        """
         ab = self.alphas_cumprod[timestep]
         level = ab.view(-1, 1, 1)
         noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
         output = self.net(noisy, timestep, conditions.clips, conditions.person)
         prediction_type = self.noise_schedule.config.prediction_type
-        return denoising_error(output, clean, noise, ab, prediction_type, *self.loss_limits).mean()
+        error = denoising_error(output, clean, noise, ab, prediction_type, *self.loss_limits)
+        if lips is None or not self.lip_weight:
+            return error.mean()
+        boxes = mouth_box(lips.flatten(0, 1), (self.resolution, self.resolution), LIP_MARGIN)
+        seen = self.net.shape.seen_in(boxes.unflatten(0, lips.shape[:2]), self.autoencoder.patch)[:, None]
+        on_lips = (error * seen).sum() / (error.shape[1] * seen.sum()).clamp(min=1)
+        return error.mean() + self.lip_weight * on_lips
 
     def _clean(self, batch: Batch) -> Float[Tensor, "b c n"]:
         return batch["latent"].float() if "latent" in batch else self.encode(batch["target"])
@@ -272,7 +291,7 @@ class MToV(pl.LightningModule):
         if "has_previous" in batch:
             kept = randomness.integers(1000, len(noise)) >= 1000 * self.previous_dropout
             batch = {**batch, "has_previous": batch["has_previous"] & kept}
-        loss = self.loss(clean, self.conditions(batch), noise, timestep)
+        loss = self.loss(clean, self.conditions(batch), noise, timestep, batch.get("lips"))
         self.log("train/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(noise))
         return loss
 

@@ -1,5 +1,7 @@
 """Windows for MToV: what is drawn, what is in them, latents in their place."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from src.datamodules.store import ClipStore
 from src.diffusion.pixels import to_signed
 from src.errors import CheckpointError, ConfigError, StoreError
 from src.face.moditalker_mtov import dots
+from src.media import write_video
 from src.nn.moditalker_mtov import TriplaneAutoencoder
 from tests.mtov import AUTOENCODER, FRAMES, SIDE
 from tests.stores import write_pattern_store
@@ -142,6 +145,28 @@ def test_latents_are_what_the_autoencoders_make_of_the_windows(tmp_path):
     batch = next(iter(data(root, latents="moditalker_mtov").train_dataloader()))
     assert "target" not in batch
     assert "target" in data(root, latents="moditalker_mtov").preview(1)
+
+
+def test_latents_of_a_clip_that_was_replaced_are_refused_and_made_again(tmp_path):
+    root = write_pattern_store(tmp_path / "store", n_clips=2, n_frames=8)
+    nets = read_autoencoders(*[write_autoencoder(tmp_path / "a.safetensors", 0)] * 2)
+    assert write_clip_latents(root, nets) == 2
+    clip = ClipStore(root)[0]
+    write_video(clip.video_path, clip.frames()[::-1].copy(), clip.fps)
+    os.utime(clip.video_path, (0, 0))  # no newer than the latents
+    with pytest.raises(StoreError, match=r"clips are others than those that were encoded.*clip_latents=\.\.\."):
+        MToVDataset(ClipStore(root).clips, SIDE, FRAMES, latents="moditalker_mtov")
+    assert write_clip_latents(root, nets) == 1
+    MToVDataset(ClipStore(root).clips, SIDE, FRAMES, latents="moditalker_mtov")
+
+
+def test_items_show_where_the_lips_are(root):
+    dataset = data(root).train_dataset
+    clip, start, _ = dataset.draw(0)
+    lips = dataset[0]["lips"]
+    assert lips.shape == (FRAMES, 20, 2)
+    points = torch.from_numpy(dataset.points(clip, np.arange(start, start + FRAMES))[:, 48:]).float()
+    torch.testing.assert_close(lips.amax(dim=1), points.amax(dim=1), atol=0.5, rtol=0)
 
 
 def test_latents_that_do_not_fit_are_refused(root, tmp_path):

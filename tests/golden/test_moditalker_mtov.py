@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from src.adapters.moditalker_mtov import (
@@ -35,7 +36,7 @@ from src.metrics.perceptual import PerceptualDistance
 from src.nn.diffused_heads_blocks import ResidualBlock, SelfAttention
 from src.nn.i3d import I3D
 from src.nn.moditalker_mtov import ClipDiscriminator, MToVUNet, TriplaneAutoencoder
-from src.nn.moditalker_mtov.autoencoder import PlaneReadout
+from src.nn.moditalker_mtov.autoencoder import ALONG, PlaneReadout
 from src.nn.moditalker_mtov.planes import PLANES
 from src.nn.moditalker_mtov.timesformer import PatchEmbedding, TimeSformer
 from tests.golden import test_moditalker_mtov_data as data
@@ -323,7 +324,6 @@ def check_autoencoder(case: GoldenCase) -> None:
     }
     modules |= {"encoder": net.encoder, "decoder": net.decoder, "to_pixel": net.to_pixels}
     for plane in PLANES:
-        modules[f"{plane}_quant_attn"] = net.readouts[plane].layers
         modules |= {f"pre_{plane}": net.to_latent[plane], f"post_{plane}": net.from_latent[plane]}
     with torch.no_grad(), recorded(modules) as seen:
         latent = net.encode(video.transpose(1, 2))
@@ -332,6 +332,9 @@ def check_autoencoder(case: GoldenCase) -> None:
             if len(outputs) > 1:
                 outputs.pop()
         recon = net.decode(latent).flatten(0, 1)
+        for plane, readout in net.readouts.items():
+            sequences = rearrange(seen["encoder"][0].movedim(-1, 1), ALONG[plane])
+            seen[f"{plane}_quant_attn"] = [readout.layers(readout.tokens(sequences))]
     for name in case.mids:
         assert_mid(seen[name][0], case, name)
     assert_close(latent, case.outputs["latent"], "latent", slack(case, "out/latent"))

@@ -224,6 +224,29 @@ def test_only_the_network_learns(root, tmp_path):
     assert {"val/psnr", "val/ssim"} <= last.keys()
 
 
+def test_positions_that_see_the_lips_count_once_more(root):
+    data = mtov_data(root)
+    data.setup("fit")
+    batch = data.preview(2)
+    lips = torch.tensor([[4.0, 6.0], [8.0, 7.0]]).repeat(10, 1).expand(2, FRAMES, 20, 2)
+    plain, weighted = tiny_mtov(), tiny_mtov(lip_weight=3.0)
+    clean, conditions = plain._clean(batch), plain.conditions(batch)
+    given = clean, conditions, torch.randn_like(clean), torch.tensor([100, 900])
+    boxes = torch.tensor([4, 9, 2, 10]).expand(2, FRAMES, 4)  # two pixels around
+    seen = plain.net.shape.seen_in(boxes, plain.autoencoder.patch)[:, None].expand_as(clean)
+    error = (plain.net(*_noisy(plain, *given)) - given[2]).square()
+    assert float(weighted.loss(*given)) == pytest.approx(float(plain.loss(*given)))
+    expected = error.mean() + 3 * error[seen].mean()
+    assert float(weighted.loss(*given, lips)) == pytest.approx(float(expected), rel=1e-5)
+    nowhere = torch.full_like(lips, torch.nan)
+    assert float(weighted.loss(*given, nowhere)) == pytest.approx(float(plain.loss(*given)))
+
+
+def _noisy(model, clean, conditions, noise, timestep):
+    level = model.alphas_cumprod[timestep].view(-1, 1, 1)
+    return level.sqrt() * clean + (1 - level).sqrt() * noise, timestep, conditions.clips, conditions.person
+
+
 def test_the_average_takes_every_nth_step_in(root, tmp_path):
     model, average = trainable(), LatentDiffusionAverage(every_n_steps=3)
     trainer(tmp_path, max_steps=7, limit_val_batches=0, callbacks=[average]).fit(model, mtov_data(root))

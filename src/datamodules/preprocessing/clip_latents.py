@@ -13,7 +13,7 @@ from torch import Tensor
 from src.checkpoint import instantiate, load
 from src.datamodules.clip_latents import NAMES, fingerprint_of, window_settings, window_starts
 from src.datamodules.frames import read_pictures
-from src.datamodules.latents import FOLDER
+from src.datamodules.latents import FOLDER, clip_row, encoded_clips, note_encoded
 from src.datamodules.moditalker_mtov import ibug_points, landmark_pictures, masked_pictures
 from src.datamodules.preprocessing.latents import chosen_device
 from src.datamodules.store import SAFE_ID, Clip, ClipStore
@@ -74,7 +74,8 @@ def write_clip_latents(
     batch_size: int = 4,
     device: str | None = None,
 ) -> int:
-    """Encode the windows of clips of a store that have no latents yet; a run that was interrupted goes on where it stopped.
+    """Encode the windows of clips of a store that have no latents yet, or are others than those that were encoded; a run that was
+    interrupted goes on where it stopped.
 
     Args:
         root: of the store.
@@ -105,21 +106,20 @@ def write_clip_latents(
     settings = {**fingerprints, "stride": stride, **window_settings(resolution, frames)}
     require_settings(folder, settings, "choose another clip_latent_options.name, or delete the folder")
     nets = autoencoders.to(chosen_device(device, "clip_latent_options"))
-    pending = [clip for clip in clips if not _is_made(folder / f"{clip.id}.npz", clip)]
+    encoded = encoded_clips(folder)
+    pending = [
+        clip for clip in clips if encoded.get(clip.id) != clip_row(clip) or not (folder / f"{clip.id}.npz").is_file()
+    ]
     log.info("%s: %d clips to encode, %d have latents", folder, len(pending), len(clips) - len(pending))
     began = time.perf_counter()
     for clip in pending:
         rows = _encode_clip(nets, clip, window_starts(clip.n_frames, frames, stride), batch_size)
         with atomic_path(folder / f"{clip.id}.npz") as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **rows)
+        note_encoded(folder, clip)  # last: says that they are there
     if pending:
         log.info("%d clips encoded in %.1f seconds", len(pending), time.perf_counter() - began)
     return len(pending)
-
-
-def _is_made(path: Path, clip: Clip) -> bool:
-    """Whether the file is there and no older than the clip's video."""
-    return path.is_file() and clip.video_path.stat().st_mtime <= path.stat().st_mtime
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from src.nn.moditalker_mtov.planes import PLANES, PlaneShape, join
 from src.nn.moditalker_mtov.timesformer import Attention, PatchEmbedding, TimeSformer
 
 _READOUT_MLP = 512
-_ALONG = {"xy": "b d t h w -> (b h w) t d", "yt": "b d t h w -> (b t w) h d", "xt": "b d t h w -> (b t h) w d"}
+ALONG = {"xy": "b d t h w -> (b h w) t d", "yt": "b d t h w -> (b t w) h d", "xt": "b d t h w -> (b t h) w d"}
 
 
 class FeedForward(nn.Module):
@@ -42,6 +42,11 @@ class ReadoutLayer(nn.Module):
         x = x + self.attention(x)
         return x + self.feed_forward(x)
 
+    def of_first(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b 1 d"]:
+        """The first token after the layer; no other is computed."""
+        first = x[:, :1] + self.attention.of_first(x)
+        return first + self.feed_forward(first)
+
 
 class PlaneReadout(nn.Module):
     """What a plane keeps of the axis that it looks along: that axis is read by a transformer and shrinks to a single token.
@@ -65,8 +70,14 @@ class PlaneReadout(nn.Module):
 
     def forward(self, sequences: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
         """A vector per sequence."""
+        last = self.layers[-1]
+        assert isinstance(last, ReadoutLayer)
+        return last.of_first(self.layers[:-1](self.tokens(sequences)))[:, 0]
+
+    def tokens(self, sequences: Float[Tensor, "b n d"]) -> Float[Tensor, "b m d"]:
+        """What the transformer sees: the learned token behind the sequence, and the learned positions."""
         x = torch.cat([sequences, self.token.expand(len(sequences), -1, -1)], dim=1)
-        return self.layers(x + self.positions)[:, 0]
+        return x + self.positions
 
 
 class TriplaneAutoencoder(nn.Module):
@@ -134,7 +145,7 @@ class TriplaneAutoencoder(nn.Module):
 
     def _read(self, name: str, volume: Float[Tensor, "b d t h w"]) -> Float[Tensor, "b c rows columns"]:
         """A plane of the volume, before the tanh."""
-        vectors = self.readouts[name](rearrange(volume, _ALONG[name]))
+        vectors = self.readouts[name](rearrange(volume, ALONG[name]))
         rows, columns = self.shape.sizes[name]
         plane = rearrange(vectors, "(b r s) d -> b d r s", r=rows, s=columns)
         return self.to_latent[name](plane)

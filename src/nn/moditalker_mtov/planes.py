@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 PLANES = ("xy", "yt", "xt")  # in the order of the sequence
@@ -54,6 +54,21 @@ class PlaneShape:
             )
         parts = latent.split([rows * columns for rows, columns in self.sizes.values()], dim=-1)
         return [part.unflatten(-1, size) for part, size in zip(parts, self.sizes.values(), strict=True)]
+
+    def seen_in(self, boxes: Int64[Tensor, "b t 4"], patch: int) -> Bool[Tensor, "b n"]:
+        """Positions that see something of a box: cells, columns and rows that it touches in any or in that frame.
+
+        Args:
+            boxes: (row0, row1, column0, column1) of each frame in pixels, half-open; an empty one is seen nowhere.
+            patch: height and width of a cell in pixels.
+        """
+        row0, row1, column0, column1 = boxes[..., None].unbind(dim=-2)  # b t 1
+        filled = (row1 > row0) & (column1 > column0)
+        row, column = (torch.arange(n, device=boxes.device) * patch for n in (self.height, self.width))
+        rows = (row < row1) & (row + patch > row0) & filled  # b t h
+        columns = (column < column1) & (column + patch > column0) & filled  # b t w
+        cells = (rows[..., None] & columns[..., None, :]).any(dim=1)
+        return torch.cat([cells.flatten(1), columns.flatten(1), rows.flatten(1)], dim=1)
 
 
 def join(planes: Sequence[Float[Tensor, "b c _ _"]]) -> Float[Tensor, "b c n"]:

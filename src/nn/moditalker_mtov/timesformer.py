@@ -87,6 +87,17 @@ class Attention(nn.Module):
         attended = F.scaled_dot_product_attention(q, k, v)
         return self.out(rearrange(attended, "b head n c -> b n (head c)")).reshape(x.shape)
 
+    def of_first(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b 1 d"]:
+        """What `forward` makes of the first token alone, which looks at all of them."""
+        normed = self.norm(x)
+        width = self.out.in_features
+        q = F.linear(normed[:, :1], self.qkv.weight[:width])
+        q = rearrange(q, "b n (head c) -> b head n c", head=self.heads)
+        kv = F.linear(normed, self.qkv.weight[width:])
+        k, v = rearrange(kv, "b n (part head c) -> part b head n c", part=2, head=self.heads)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return self.out(rearrange(attended, "b head n c -> b n (head c)"))
+
 
 class GatedFeedForward(nn.Module):
     """W2 (u GELU(g)) with (u, g) = W1 x of the normalised tokens (GEGLU, arXiv:2002.05202)."""
