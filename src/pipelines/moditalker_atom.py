@@ -208,8 +208,8 @@ def head_motion(
 
 
 def frames_for(n_driving: int, n_frames: int) -> Int64[np.ndarray, " t"]:
-    """Frames of a driving video, to and fro where it is too short, which is said."""
-    if n_driving < n_frames:
+    """Frames of a driving video, to and fro where it is too short, which is said; a picture's single one keeps still."""
+    if 1 < n_driving < n_frames:
         log.warning(
             "driving: %.1f s of head motion for %.1f s of voice; it is played to and fro",
             n_driving / FPS,

@@ -4,6 +4,7 @@ It takes two files that users have to get for themselves, and makes the landmark
 `src.pipelines.moditalker_atom` does without them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,12 @@ class ExactAlignment:
         """The heads of a driving video at 25 frames per second, or of a stored clip; errors as of the free `read_heads`."""
         landmarks = read_driving_landmarks(driving, face_model)
         clip = stored_clip(driving)
-        read = clip.frames if clip is not None else VideoReader(str(driving), fps=FPS).read
+        return self.heads_of(clip.frames if clip is not None else VideoReader(str(driving), fps=FPS).read, landmarks)
+
+    def heads_of(
+        self, read: Callable[[range], UInt8[np.ndarray, "_ h w 3"]], landmarks: Float[np.ndarray, "t n d"]
+    ) -> ExactHeads:
+        """The heads of all frames that have landmarks; `read` gives frames of given numbers, as many at a time as a pass takes."""
         chunks = [range(i, min(i + self.batch_size, len(landmarks))) for i in range(0, len(landmarks), self.batch_size)]
         heads = [self.heads(read(chunk), landmarks[chunk.start : chunk.stop]) for chunk in chunks]
         return ExactHeads(

@@ -27,6 +27,7 @@ from src.lightning_modules.moditalker_mtov import PUBLISHED, MToV
 from src.media.looping import ping_pong
 from src.pipelines.footage import Footage, read_footage
 from src.pipelines.moditalker_atom import MotionGenerator, Voice, generate_motion, load_motion_generator
+from src.pipelines.moditalker_atom_exact import ExactAlignment, generate_exact_motion
 from src.pipelines.sources import stored_clip
 from src.pipelines.video import GENERATED, Frames, Video
 
@@ -81,13 +82,16 @@ class MToVPipeline:
         motion_ckpt: checkpoint of AToM, which makes the landmarks of a voice.
         features: speech features of AToM, in place of those that its checkpoint records.
         guidance: weight of AToM's conditions; None: its own.
+        face_model_3d: BFM_model_front.mat; with `face_regressor`, AToM's landmarks are put onto heads the original's way, see
+            `src.pipelines.moditalker_atom_exact`. None: by MediaPipe's landmarks alone.
+        face_regressor: epoch_20.pth of Deep3DFaceRecon.
         keep_landmarks: also write the landmark pictures as a video.
         alignment: how faces are brought into the crop; must be that of the training data. None: the mean-face alignment.
         face_model: path of MediaPipe's FaceLandmarker; None: in the models folder.
         rounding: of grey levels; `down` as the original truncates them.
 
     Raises:
-        ConfigError: a setting that cannot be used.
+        ConfigError: a setting that cannot be used, or one of the two files without the other.
         CheckpointError: `motion_ckpt` is none of AToM.
     """
 
@@ -105,6 +109,8 @@ class MToVPipeline:
         motion_ckpt: str | Path | None = None,
         features: SpeechFeatures | ImportedFeatures | None = None,
         guidance: float | int | None = None,
+        face_model_3d: str | Path | None = None,
+        face_regressor: str | Path | None = None,
         keep_landmarks: bool = False,
         alignment: Alignment | None = None,
         face_model: str | Path | None = None,
@@ -138,10 +144,17 @@ class MToVPipeline:
         self.face_model = face_model
         self.rounding: Rounding = rounding
         self.guidance = guidance
+        exact = face_model_3d is not None or face_regressor is not None
+        if exact and motion_ckpt is None:
+            raise ConfigError(
+                "pipeline.face_model_3d and face_regressor are for landmarks of AToM: give atom_ckpt too."
+            )
+        device = str(model.device)
+        self.exact = ExactAlignment(face_model_3d, face_regressor, device=device) if exact else None
         self.generator = (
             None
             if motion_ckpt is None
-            else load_motion_generator(motion_ckpt, device=str(model.device), features=features)
+            else load_motion_generator(motion_ckpt, device=device, features=features, face_model_3d=face_model_3d)
         )
 
     @property
@@ -211,12 +224,19 @@ class MToVPipeline:
             raise ConfigError("AToM makes landmarks of a voice: give source=FACE and audio=SOUND.")
         person = self._footage(source)
         body = person if driving is None else self._footage(driving)
-        heads = None if len(body) == 1 else fit_heads(body.landmarks_3d)
-        landmarks, motion = generate_motion(
-            generator, body.landmarks_3d[body.first], audio, driving=heads, seed=seed, guidance=self.guidance
-        )
-        shown = looped(len(body), len(landmarks), "source" if driving is None else "driving video")
-        return Plan(person, body, shown, to_ibug68(landmarks)[..., :2].astype(np.float64), motion.audio, seed)
+        options: dict[str, Any] = {"seed": seed, "guidance": self.guidance}
+        if self.exact is not None:
+            face = self.exact.heads(person.crops([person.first]), person.landmarks[[person.first]])
+            heads = self.exact.heads_of(body.crops, body.landmarks)
+            points, motion = generate_exact_motion(generator, self.exact, face, audio, heads, **options)
+        else:
+            fitted = None if len(body) == 1 else fit_heads(body.landmarks_3d)
+            landmarks, motion = generate_motion(
+                generator, body.landmarks_3d[body.first], audio, driving=fitted, **options
+            )
+            points = to_ibug68(landmarks)[..., :2]
+        shown = looped(len(body), len(points), "source" if driving is None else "driving video")
+        return Plan(person, body, shown, points.astype(np.float64), motion.audio, seed)
 
     def _footage(self, given: Source) -> Footage:
         assert given is not None

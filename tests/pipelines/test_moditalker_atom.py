@@ -32,7 +32,9 @@ from src.pipelines.moditalker_atom import (
     require_short_gaps,
 )
 from src.pipelines.moditalker_atom_exact import ExactAlignment, ExactHeads, generate_exact_motion
+from src.pipelines.moditalker_mtov import MToVPipeline
 from tests.motion_stores import speaking_landmarks, write_speaking_store
+from tests.mtov import tiny_mtov
 
 NET: dict[str, Any] = {"dim": 16, "ff_dim": 24, "n_layers": 1, "n_heads": 2, "audio_dim": 8, "n_encoder_layers": 1}
 FEATURES = LogMel(4, 2, "mel")
@@ -155,21 +157,28 @@ def write_face_model(path) -> None:
     savemat(path, {"meanshape": points.reshape(1, -1), **arrays})
 
 
-def test_the_exact_alignment_puts_faces_onto_the_heads_of_its_frames(tmp_path, monkeypatch):
-    class Regressor(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(1))
+class OpenMouth(torch.nn.Module):
+    """A face regressor to which every mouth is open."""
 
-        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-            coefficients = torch.zeros(len(pictures), 257)
-            coefficients[:, 80] = 2.0  # an open mouth
-            return coefficients
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
 
-    monkeypatch.setattr(exact_module, "load_face_regressor", lambda path: Regressor())
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        coefficients = torch.zeros(len(pictures), 257)
+        coefficients[:, 80] = 2.0
+        return coefficients
+
+
+@pytest.fixture
+def alignment(tmp_path, monkeypatch) -> ExactAlignment:
+    monkeypatch.setattr(exact_module, "load_face_regressor", lambda path: OpenMouth())
     write_face_model(tmp_path / "BFM_model_front.mat")
     (tmp_path / "epoch_20.pth").touch()
-    alignment = ExactAlignment(tmp_path / "BFM_model_front.mat", tmp_path / "epoch_20.pth", device="cpu")
+    return ExactAlignment(tmp_path / "BFM_model_front.mat", tmp_path / "epoch_20.pth", device="cpu")
+
+
+def test_the_exact_alignment_puts_faces_onto_the_heads_of_its_frames(tmp_path, alignment):
     root = write_speaking_store(tmp_path / "store", n_clips=1)
     heads = alignment.read_heads(f"{root}@clip0")
     frontal = alignment.frontal(heads)
@@ -182,6 +191,24 @@ def test_the_exact_alignment_puts_faces_onto_the_heads_of_its_frames(tmp_path, m
     np.testing.assert_allclose(motion.faces, frontal, atol=1e-5)
     middle = [five_points(points.astype(np.float64)).mean(axis=0) for points in (aligned[7], heads.landmarks[7])]
     np.testing.assert_allclose(*middle, atol=1.0)
+
+
+def test_mtov_puts_a_voice_onto_heads_the_original_way(tmp_path, alignment, atom_file):
+    root = write_speaking_store(tmp_path / "store", n_clips=1)
+    with pytest.raises(ConfigError, match=r"face_regressor are for landmarks of AToM: give atom_ckpt too"):
+        MToVPipeline(tiny_mtov(), face_model_3d=tmp_path / "BFM_model_front.mat")
+    with pytest.raises(ConfigError, match=r"files that are not there: face_regressor=None"):
+        MToVPipeline(tiny_mtov(), motion_ckpt=atom_file, face_model_3d=tmp_path / "BFM_model_front.mat")
+    files = {"face_model_3d": tmp_path / "BFM_model_front.mat", "face_regressor": tmp_path / "epoch_20.pth"}
+    pipeline = MToVPipeline(tiny_mtov(), motion_ckpt=atom_file, **files)
+    assert pipeline.generator is not None
+    np.testing.assert_array_equal(pipeline.generator.neutral, alignment.face.neutral)
+    plan = pipeline.plan(f"{root}@clip0", SECOND)
+    assert plan.points.shape == (25, 68, 2)
+    assert np.array_equal(plan.points, np.trunc(plan.points))  # whole pixels, as the original has them
+    middle = five_points(plan.points[7]).mean(axis=0)
+    real = five_points(to_ibug68(plan.body.landmarks)[plan.shown[7]].astype(np.float64)).mean(axis=0)
+    np.testing.assert_allclose(middle, real, atol=1.5)
 
 
 # --- landmark_driven with a voice
