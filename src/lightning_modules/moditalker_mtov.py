@@ -32,13 +32,14 @@ from src.lightning_modules.optimization import OptimizerFactory, optimize
 from src.lightning_modules.optimization import SchedulerFactory as LRSchedulerFactory
 from src.lightning_modules.perceptual import ValidationLPIPS
 from src.lightning_modules.randomness import StepRandomness
-from src.lightning_modules.stages import UNTRAINED
+from src.lightning_modules.stages import UNTRAINED, fill_from_stage
 from src.lightning_modules.validation import evaluation_is_due, row_generators
 from src.metrics.images import PSNR, SSIM
 from src.nn.moditalker_mtov import MToVUNet, TriplaneAutoencoder
 
 log = logging.getLogger(__name__)
 
+METHOD = "moditalker_mtov"
 PUBLISHED = "published"  # the original's DDIM, with clipped clean latents and noise in every step
 PICTURES = {"target": "latent", "masked": "masked_latent", "landmarks": "landmark_latent"}
 
@@ -75,6 +76,7 @@ class MToV(pl.LightningModule):
         lr_scheduler: partial, see `src.lightning_modules.optimization.optimize`.
         autoencoder_ckpt: checkpoint of the first autoencoder, or `last:RUN`, the newest of the runs of that name; needed for training.
         landmark_autoencoder_ckpt: of the second one.
+        init_ckpt: of another MToV, whose network to begin with; None: random weights.
         runs: folder of the runs.
         previous_dropout: share of the clips that are trained without the clip before although there is one: the first clip of a video has
             none.
@@ -105,6 +107,7 @@ class MToV(pl.LightningModule):
         *,
         autoencoder_ckpt: str | Path | None = None,
         landmark_autoencoder_ckpt: str | Path | None = None,
+        init_ckpt: str | Path | None = None,
         runs: str | Path = "logs",
         previous_dropout: float = 0.3,
         lip_weight: float | int = 0.0,
@@ -133,6 +136,7 @@ class MToV(pl.LightningModule):
         self.lr_scheduler = lr_scheduler
         self.autoencoder_ckpt = autoencoder_ckpt
         self.landmark_autoencoder_ckpt = landmark_autoencoder_ckpt
+        self.init_ckpt = init_ckpt
         self.runs = Path(runs)
         self.previous_dropout = previous_dropout
         self.lip_weight = lip_weight
@@ -171,7 +175,7 @@ class MToV(pl.LightningModule):
         return self
 
     def setup(self, stage: str) -> None:
-        """Load the autoencoders.
+        """Load the autoencoders, and the weights to begin with, where they are asked for.
 
         Raises:
             ConfigError, CheckpointError: there are none that fit.
@@ -184,6 +188,9 @@ class MToV(pl.LightningModule):
             (self.landmark_autoencoder, self.landmark_autoencoder_ckpt, "model.landmark_autoencoder_ckpt"),
         ):
             load_autoencoder(net, choice, self.runs, setting)
+        if self.init_ckpt is not None:
+            how = "train one with experiment=moditalker_mtov_..."
+            fill_from_stage(self.net, self.init_ckpt, self.runs, "model.init_ckpt", METHOD, how)
         datamodule: Any = self.trainer.datamodule  # ty: ignore[missing-attribute]
         self._check_data(datamodule)
 

@@ -17,10 +17,9 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from src.checkpoint import load
 from src.diffusion.pixels import to_signed, to_uint8, to_unit
 from src.diffusion.regions import boxed_loss, mouth_box
-from src.errors import CheckpointError, ConfigError, require_choice, require_least
+from src.errors import ConfigError, require_choice, require_least
 from src.lightning_modules.optimization import (
     OptimizerFactory,
     SchedulerFactory,
@@ -30,7 +29,7 @@ from src.lightning_modules.optimization import (
 )
 from src.lightning_modules.perceptual import ValidationLPIPS
 from src.lightning_modules.randomness import StepRandomness
-from src.lightning_modules.stages import UNTRAINED, checkpoint_of_stage
+from src.lightning_modules.stages import fill_from_stage
 from src.metrics.frechet import FrechetDistance, VideoFeatures
 from src.metrics.images import PSNR, SSIM
 from src.metrics.perceptual import PerceptualDistance
@@ -387,25 +386,8 @@ def load_autoencoder(net: TriplaneAutoencoder, choice: str | Path | None, runs: 
         ConfigError: there is no checkpoint.
         CheckpointError: it is of another method or another network.
     """
-    if choice == UNTRAINED:
-        log.warning("%s=%s: its weights are random", setting, UNTRAINED)
-        return
-    path = checkpoint_of_stage(
-        choice, runs, setting, "train an autoencoder with experiment=moditalker_mtov_...autoencoder_..."
-    )
-    checkpoint = load(path)
-    if checkpoint.method != METHOD:
-        raise CheckpointError(f"{setting}={path} is of {checkpoint.method}: give a checkpoint of {METHOD}.")
-    weights = {
-        key.removeprefix("net."): value for key, value in checkpoint.state_dict.items() if key.startswith("net.")
-    }
-    try:
-        net.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{setting}={path} is of another autoencoder than this one: {str(error).splitlines()[1].strip()}"
-        ) from error
-    log.info("%s: %s", setting, path)
+    how = "train an autoencoder with experiment=moditalker_mtov_...autoencoder_..."
+    fill_from_stage(net, choice, runs, setting, METHOD, how)
 
 
 def _frame(video: Clips, chosen: Int64[Tensor, " b"]) -> Float[Tensor, "b 3 h w"]:

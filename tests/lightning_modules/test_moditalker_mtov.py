@@ -256,6 +256,26 @@ def test_the_average_takes_every_nth_step_in(root, tmp_path):
         LatentDiffusionAverage(every_n_steps=0)
 
 
+def test_training_begins_with_the_network_of_another(root, tmp_path):
+    other = tiny_mtov(3)
+    path = tmp_path / "mtov.safetensors"
+    save_safetensors(path, "moditalker_mtov", {}, other.state_dict())
+    torch.manual_seed(5)
+    model = MToV(
+        MToVUNet(**UNET, n_conditions=3), other.autoencoder, other.landmark_autoencoder, schedule(), init_ckpt=path,
+        autoencoder_ckpt="untrained", landmark_autoencoder_ckpt="untrained", optimizer=partial(torch.optim.SGD, lr=0.0),
+    )  # fmt: skip
+    assert not same(model.net, weights_of(other.net))
+    trainer(tmp_path, limit_val_batches=0).fit(model, mtov_data(root))
+    assert same(model.net, weights_of(other.net))
+    wider = MToV(
+        MToVUNet(**UNET | {"model_channels": 32}, n_conditions=3), other.autoencoder, other.landmark_autoencoder, schedule(),
+        init_ckpt=path, autoencoder_ckpt="untrained", landmark_autoencoder_ckpt="untrained",
+    )  # fmt: skip
+    with pytest.raises(CheckpointError, match=r"model\.init_ckpt=.* is of another network than this one"):
+        trainer(tmp_path).fit(wider, mtov_data(root))
+
+
 def test_missing_and_wrong_settings_are_told(root, tmp_path):
     with pytest.raises(ConfigError, match=r"model\.autoencoder_ckpt has no value"):
         trainer(tmp_path).fit(trainable(autoencoder_ckpt=None), mtov_data(root))
