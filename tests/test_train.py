@@ -119,7 +119,9 @@ def test_every_experiment_takes_two_steps_in_debug_mode(name, store, tmp_path):
             "datamodule.latents=null",
         ]
         + [
-            f"model.{part}.{size}" for part in ("autoencoder", "landmark_autoencoder") for size in ("dim=32", "depth=1")
+            f"model.{part}.{size}"
+            for part in ("autoencoder", "landmark_autoencoder")
+            for size in ("dim=32", "depth=1", "patch=8")
         ],
         "moditalker_atom": (["~features.model"] if name == "moditalker_atom_hdtf" else [])
         + ["features=log_mel", "features.hops=2", "features.n_mels=32", "net.audio_dim=64"]
