@@ -56,7 +56,7 @@ class StoredClipLatents:
 
     def __init__(self, clips: Sequence[Clip], name: str, resolution: int, frames: int) -> None:
         self.folder = clips[0].root / FOLDER / name
-        self.settings = read_settings(self.folder)
+        self.settings = read_settings(self.folder, "clip_latents")
         wanted = window_settings(resolution, frames)
         made_with = {key: self.settings.get(key) for key in wanted}
         if made_with != wanted:

@@ -132,6 +132,11 @@ def encoded_clips(folder: Path) -> dict[str, dict[str, str]]:
 def check_unchanged(folder: Path, clips: Sequence[Clip], stage: str) -> None:
     """StoreError where clips are others than those that were encoded; `stage` is the setting of tools/preprocess.py that encodes them."""
     encoded = encoded_clips(folder)
+    if unknown := [clip.id for clip in clips if clip.id not in encoded]:
+        raise StoreError(
+            f"{folder} does not record what {len(unknown)} of {len(clips)} clips were when they were encoded (first: {unknown[0]}): make "
+            f"their latents again with tools/preprocess.py {stage}=..."
+        )
     if stale := [clip.id for clip in clips if encoded.get(clip.id) != clip_row(clip)]:
         raise StoreError(
             f"{folder}: {len(stale)} of {len(clips)} clips are others than those that were encoded (first: {stale[0]}): make "
@@ -149,14 +154,14 @@ def frame_settings(resolution: int, mask: MaskRule) -> dict[str, Any]:
     return plain({"resolution": resolution, "mask": dataclasses.asdict(mask)})
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """How latents were made; StoreError where there are none."""
+def read_settings(folder: Path, stage: str = "latents") -> dict[str, Any]:
+    """How latents were made; StoreError where there are none, with the `stage` of tools/preprocess.py that makes them."""
     path = folder / "settings.json"
     if not path.is_file():
         made = ", ".join(sorted(p.parent.name for p in folder.parent.glob("*/settings.json")))
         raise StoreError(
             f"{folder} holds no latents{f' (there are {made})' if made else ''}: make them with tools/preprocess.py "
-            "latents=..., or leave datamodule.latents out."
+            f"{stage}=..., or leave datamodule.latents out."
         )
     return json.loads(path.read_text())
 

@@ -298,6 +298,8 @@ class MToV(pl.LightningModule):
         if "has_previous" in batch:
             kept = randomness.integers(1000, len(noise)) >= 1000 * self.previous_dropout
             batch = {**batch, "has_previous": batch["has_previous"] & kept}
+        if self.lip_weight and "lips" not in batch:
+            raise ConfigError(f"model.lip_weight={self.lip_weight}: batches have no lips; set it to 0.")
         loss = self.loss(clean, self.conditions(batch), noise, timestep, batch.get("lips"))
         self.log("train/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(noise))
         return loss

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Muon, Optimizer
 
-from src.errors import ConfigError
+from src.errors import CheckpointError, ConfigError
 
 
 class MuonWithAdamW(Optimizer):
-    """Weights of linear layers and convolutions move by orthogonalised momentum (Muon), biases, norms and tables by AdamW.
+    """Weights of linear layers and convolutions move by orthogonalised momentum (Muon), biases and norms by AdamW.
 
-    Muon: Jordan et al., https://kellerjordan.github.io/posts/muon; the update is that of `torch.optim.Muon`. A convolution counts as the
-    matrix of its output channels and all else. Schedules of the learning rate scale both rates alike. Not for parameters that are
-    sharded over processes.
+    Muon: Jordan et al., https://kellerjordan.github.io/posts/muon; the update is that of `torch.optim.Muon`. The shape alone decides: what
+    is a matrix once all axes but the first are joined is Muon's, tables of embeddings included. Schedules that multiply the learning rate
+    scale both rates alike; a `base_lr` sets that of AdamW alone. Not for parameters that are sharded over processes.
 
     Args:
         params: parameters; a network should be given whole.
@@ -28,6 +28,7 @@ class MuonWithAdamW(Optimizer):
 
     Raises:
         ConfigError: a number out of its range.
+        ValueError: no parameters.
     """
 
     def __init__(
@@ -50,11 +51,7 @@ class MuonWithAdamW(Optimizer):
         chosen = {id(p) for p in self._matrices}
         others = [p for p in parameters if id(p) not in chosen]
         super().__init__(
-            [
-                {"params": group, "lr": rate}
-                for group, rate in ((self._matrices, matrix_lr), (others, lr))
-                if group or not parameters
-            ],
+            [{"params": group, "lr": rate} for group, rate in ((self._matrices, matrix_lr), (others, lr)) if group],
             {"lr": lr},
         )
         # Muon takes matrices alone: it is given views, which lead to the weights again in every step.
@@ -91,6 +88,11 @@ class MuonWithAdamW(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved state."""
+        parts = state_dict.get("parts", ())
+        if len(parts) != len(self._parts):
+            raise CheckpointError(
+                "the checkpoint was trained with another optimiser than MuonWithAdamW: set model.optimizer as it was, or begin anew."
+            )
         super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
-        for part, saved in zip(self._parts, state_dict["parts"], strict=True):
+        for part, saved in zip(self._parts, parts, strict=True):
             part.load_state_dict(saved)

@@ -158,6 +158,9 @@ def test_latents_of_a_clip_that_was_replaced_are_refused_and_made_again(tmp_path
         MToVDataset(ClipStore(root).clips, SIDE, FRAMES, latents="moditalker_mtov")
     assert write_clip_latents(root, nets) == 1
     MToVDataset(ClipStore(root).clips, SIDE, FRAMES, latents="moditalker_mtov")
+    (root / "latents" / "moditalker_mtov" / "clips.csv").unlink()
+    with pytest.raises(StoreError, match=r"does not record what 2 of 2 clips were"):
+        MToVDataset(ClipStore(root).clips, SIDE, FRAMES, latents="moditalker_mtov")
 
 
 def test_items_show_where_the_lips_are(root):
@@ -170,7 +173,7 @@ def test_items_show_where_the_lips_are(root):
 
 
 def test_latents_that_do_not_fit_are_refused(root, tmp_path):
-    with pytest.raises(StoreError, match="holds no latents"):
+    with pytest.raises(StoreError, match=r"holds no latents.*clip_latents=\.\.\."):
         data(root, latents="nothing")
     a, b = write_autoencoder(tmp_path / "a.safetensors", 0), write_autoencoder(tmp_path / "b.safetensors", 1, frames=8)
     with pytest.raises(

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.errors import ConfigError
+from src.errors import CheckpointError, ConfigError
 from src.lightning_modules.muon import MuonWithAdamW
 
 
@@ -84,6 +84,14 @@ def test_networks_without_matrices_and_without_others():
         assert not torch.equal(parameter.detach(), torch.ones_like(parameter))
 
 
+def test_the_state_of_another_optimiser_is_refused():
+    net = network()
+    with pytest.raises(CheckpointError, match="trained with another optimiser than MuonWithAdamW"):
+        MuonWithAdamW(net.parameters()).load_state_dict(torch.optim.AdamW(net.parameters()).state_dict())
+
+
 def test_wrong_settings_are_told():
+    with pytest.raises(ValueError, match="empty parameter list"):
+        MuonWithAdamW([])
     with pytest.raises(ConfigError, match="betas"):
         MuonWithAdamW([nn.Parameter(torch.ones(2, 2))], betas=(0.9, 1.5))

@@ -8,7 +8,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from src.errors import ConfigError
+from src.errors import ConfigError, require_least
 from src.nn.moditalker_mtov.planes import PLANES, PlaneShape, join
 from src.nn.moditalker_mtov.timesformer import Attention, PatchEmbedding, TimeSformer
 
@@ -118,6 +118,7 @@ class TriplaneAutoencoder(nn.Module):
             raise ConfigError(f"resolution={resolution} is no multiple of patch={patch}: choose one.")
         if dim % 8 or head_dim % 4:
             raise ConfigError(f"dim={dim} must be a multiple of 8 and head_dim={head_dim} one of 4: choose others.")
+        require_least("net.readout_depth", readout_depth, 1)
         self.resolution, self.frames, self.patch = resolution, frames, patch
         self.latent_channels = latent_channels
         side = resolution // patch
