@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int64
-from torch import Tensor, nn
+from torch import Tensor
 
-from src.checkpoint import weights_sha256
 from src.datamodules.latents import FOLDER, check_unchanged, read_settings
 from src.datamodules.store import Clip
 from src.datamodules.tables import differences
@@ -34,11 +33,6 @@ def window_settings(resolution: int, frames: int) -> dict[str, Any]:
 def window_starts(n_frames: int, frames: int, stride: int) -> Int64[np.ndarray, " m"]:
     """First frames of the windows of a clip."""
     return np.arange(0, n_frames - frames + 1, stride)
-
-
-def fingerprint_of(autoencoder: nn.Module) -> str:
-    """The beginning of the sha256 of its weights: which autoencoder latents were made by."""
-    return weights_sha256(autoencoder.state_dict())[:12]
 
 
 class StoredClipLatents:

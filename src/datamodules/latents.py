@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float32
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.checkpoint import instantiate, load, weights_sha256
 from src.datamodules.store import Clip
@@ -56,9 +56,9 @@ def load_first_stage(path: str | Path) -> tuple[VQAutoencoder, str]:
     return net.eval().requires_grad_(False), fingerprint_of(net)
 
 
-def fingerprint_of(first_stage: VQAutoencoder) -> str:
-    """The beginning of the sha256 of its weights: which first stage latents were made by."""
-    return weights_sha256(first_stage.state_dict())[:12]
+def fingerprint_of(net: nn.Module) -> str:
+    """The beginning of the sha256 of its weights: which network latents were made by."""
+    return weights_sha256(net.state_dict())[:12]
 
 
 class StoredLatents:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from src.errors import ConfigError
+from src.lightning_modules.optimization import run_closure
 
 _MOMENTS = ("m", "v", "n", "last_grad")
 
@@ -52,10 +53,7 @@ class Adan(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # ty: ignore[incompatible-method-override]
         """One step for all parameters that have a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = run_closure(closure)
         for group in self.param_groups:
             for step, parameters in self._by_step(group["params"]).items():
                 self._update(parameters, step, group)

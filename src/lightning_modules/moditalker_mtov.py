@@ -5,7 +5,6 @@ z_p of the clip before, eps noise, t time step.
 Source: Kim et al., arXiv:2403.19144; latents and network: PVDM, Yu et al., arXiv:2302.07685.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from src.datamodules.clip_latents import fingerprint_of
+from src.datamodules.latents import fingerprint_of
 from src.diffusion.clipped_ddim import clipped_ddim, ddim_times, noised, times_from
 from src.diffusion.losses import denoising_error
 from src.diffusion.noise import generators_from, randn_each
@@ -37,11 +36,8 @@ from src.lightning_modules.validation import evaluation_is_due, row_generators
 from src.metrics.images import PSNR, SSIM
 from src.nn.moditalker_mtov import MToVUNet, TriplaneAutoencoder
 
-log = logging.getLogger(__name__)
-
 METHOD = "moditalker_mtov"
 PUBLISHED = "published"  # the original's DDIM, with clipped clean latents and noise in every step
-PICTURES = {"target": "latent", "masked": "masked_latent", "landmarks": "landmark_latent"}
 
 Batch = Mapping[str, Tensor]
 Video = UInt8[Tensor, "b t 3 h w"]

@@ -3,7 +3,6 @@
 Symbols: x clip, x' its reconstruction, D2 and D3 the discriminators of frames and of clips.
 """
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -37,8 +36,6 @@ from src.metrics.weights import i3d
 from src.nn.adversarial import discriminator_loss, feature_matching, generator_loss
 from src.nn.i3d import MIN_FRAMES
 from src.nn.moditalker_mtov import ClipDiscriminator, TriplaneAutoencoder
-
-log = logging.getLogger(__name__)
 
 METHOD = "moditalker_mtov_autoencoder"
 LIP_MARGIN = 2  # pixels around the lips that count with them

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import AdamW, Muon, Optimizer
 
 from src.errors import CheckpointError, ConfigError
+from src.lightning_modules.optimization import run_closure
 
 
 class MuonWithAdamW(Optimizer):
@@ -65,10 +66,7 @@ class MuonWithAdamW(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # ty: ignore[incompatible-method-override]
         """One step for all parameters that have a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = run_closure(closure)
         for part, group in zip(self._parts, self.param_groups, strict=True):
             part.param_groups[0]["lr"] = group["lr"]
         for weight, view in zip(self._matrices, self._views, strict=True):

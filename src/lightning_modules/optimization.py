@@ -85,6 +85,14 @@ def with_schedule(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler(**options), "interval": interval}}
 
 
+def run_closure(closure: Callable[[], float] | None) -> float | None:
+    """What a training step gives that an optimiser runs within its own step, with gradients; None where there is none to run."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 def uncounted(optimizer: LightningOptimizer) -> LightningOptimizer:
     """The optimiser without its steps counting towards `global_step` and `max_steps`: of two that train in turns, one is to count."""
     optimizer._on_before_step = lambda: None

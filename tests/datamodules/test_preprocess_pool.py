@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,41 @@ def test_an_exception_stops_the_other_workers_and_is_raised(tmp_path):
         list(map_unordered(work, [str(note), "full"], 2))
     assert note.read_text() == "stopped"
     assert time.monotonic() - start < 9  # less than the long task would take
+
+
+def note_and_wait(item: str) -> None:
+    """Runs in a worker: tells its process, and waits if it is asked to."""
+    path, _, seconds = item.partition(" ")
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(float(seconds))
+
+
+def run_of_two(first: str, second: str) -> None:
+    list(map_unordered(note_and_wait, [f"{first} 0", f"{second} 60"], 2))
+
+
+def test_workers_of_a_killed_run_end_whether_idle_or_at_work(tmp_path):
+    notes = [tmp_path / "idle", tmp_path / "busy"]
+    run = get_context("spawn").Process(target=run_of_two, args=tuple(map(str, notes)))
+    run.start()
+    while not all(note.exists() and note.read_text() for note in notes):
+        assert run.is_alive()
+        time.sleep(0.05)
+    run.kill()
+    run.join()
+    deadline = time.monotonic() + 20
+    workers = [int(note.read_text()) for note in notes]
+    while any(is_running(pid) for pid in workers):
+        assert time.monotonic() < deadline, "workers outlive their run"
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # nobody may have waited for it yet
 
 
 def test_outside_a_worker_nothing_stops():

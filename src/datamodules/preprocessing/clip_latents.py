@@ -11,9 +11,9 @@ from jaxtyping import Float16, Int64
 from torch import Tensor
 
 from src.checkpoint import instantiate, load
-from src.datamodules.clip_latents import NAMES, fingerprint_of, window_settings, window_starts
+from src.datamodules.clip_latents import NAMES, window_settings, window_starts
 from src.datamodules.frames import read_pictures
-from src.datamodules.latents import FOLDER, clip_row, encoded_clips, note_encoded
+from src.datamodules.latents import FOLDER, clip_row, encoded_clips, fingerprint_of, note_encoded
 from src.datamodules.moditalker_mtov import ibug_points, landmark_pictures, masked_pictures
 from src.datamodules.preprocessing.latents import chosen_device
 from src.datamodules.store import SAFE_ID, Clip, ClipStore

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -25,13 +26,7 @@ class CrashedError(Exception):
 
 
 def check_stop() -> None:
-    """Raise StoppedError in a worker whose run is ending; end at once if the run was killed. Long work calls this now and then.
-
-    The process ends without undoing anything when nobody is left to hold the store: another run may be writing it already.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():
-        os._exit(1)
+    """Raise StoppedError in a worker whose run is ending. Long work calls this now and then."""
     if _stop is not None and _stop.is_set():
         raise StoppedError
 
@@ -99,3 +94,15 @@ def _start_worker(stop: Event) -> None:
     _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then sets `stop`
     os.nice(1)  # the parent and the user's other programs stay responsive
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End a worker, at work or idle, whose run was killed.
+
+    Nothing is undone: nobody is left to hold the store, and another run may be writing it already.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
